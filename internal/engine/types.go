@@ -1,0 +1,72 @@
+package engine
+
+import (
+	"net/netip"
+
+	"github.com/lanyard-net/lanyard/internal/lan"
+)
+
+// EndpointRequest is what Docker says of a container that is about to be
+// connected.
+type EndpointRequest struct {
+	NetworkID  string
+	EndpointID string
+	// MAC is the user's, or "" to let us choose.
+	MAC string
+	// IPv4 and IPv6 are the addresses that the IPAM driver chose; the zero
+	// Prefix means none (Docker's null IPAM, or an address-less endpoint).
+	IPv4, IPv6 netip.Prefix
+	Options    lan.EndpointOptions
+	// Published is the number of published ports: nothing can publish them
+	// on the LAN, so they are worth a warning.
+	Published int
+}
+
+// Attachment is how a container is to use its link: the answer to a join.
+type Attachment struct {
+	// SrcName is the link's name in the host's namespace, from where Docker
+	// moves it.
+	SrcName string
+	// DstPrefix is the prefix of the name in the container ("eth"); DstName
+	// the whole name if the user gave one (engines from 29 on heed it).
+	DstPrefix, DstName string
+	// Gateway4 and Gateway6 are the default gateways; zero means none.
+	Gateway4, Gateway6 netip.Addr
+	Routes             []Route
+}
+
+// Route is one route of a container. Without a next hop it is on the link.
+type Route struct {
+	Dst     netip.Prefix
+	NextHop netip.Addr
+}
+
+// NetworkState is a network as it stands now, for operators.
+type NetworkState struct {
+	lan.Network
+	// ParentLink is the name of the kernel's link that carries the network
+	// now, "" while there is none.
+	ParentLink string `json:"parent_link,omitempty"`
+	// ParentMAC is that link's hardware address.
+	ParentMAC string `json:"parent_mac,omitempty"`
+	// Tags are its VLAN tags, the outer one first.
+	Tags []lan.Tag `json:"tags,omitempty"`
+	// Made reports that the parent link is ours and goes with its last network.
+	Made bool `json:"made"`
+	// Endpoints is the number of endpoints.
+	Endpoints int `json:"endpoints"`
+	// Note is something that the user should know, such as that the network
+	// is isolated; Problem is what keeps it from working.
+	Note    string `json:"note,omitempty"`
+	Problem string `json:"problem,omitempty"`
+}
+
+// EndpointState is an endpoint as it stands now, for operators.
+type EndpointState struct {
+	lan.Endpoint
+	Kind   lan.Kind `json:"kind"`
+	Mode   lan.Mode `json:"mode"`
+	Parent string   `json:"parent"`
+	// State is "created", "joined" or "left".
+	State string `json:"state"`
+}

@@ -1,0 +1,218 @@
+// Package lan holds the words of lanyard: networks, endpoints, parents, and
+// the options that a user may type. It parses and checks; it does no I/O, has
+// no clock and logs nothing.
+package lan
+
+import (
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Kind is the kernel's link type of the interfaces that a network gives to
+// its containers.
+type Kind string
+
+// The link types, by the name that the kernel gives them (IFLA_INFO_KIND).
+const (
+	Macvlan Kind = "macvlan"
+	Ipvlan  Kind = "ipvlan"
+)
+
+// Mode is how the children of one parent treat each other's frames:
+// IFLA_MACVLAN_MODE for macvlan, IFLA_IPVLAN_MODE for ipvlan.
+type Mode string
+
+// The modes of macvlan, then those of ipvlan.
+const (
+	ModeBridge   Mode = "bridge"
+	ModePrivate  Mode = "private"
+	ModeVepa     Mode = "vepa"
+	ModePassthru Mode = "passthru"
+
+	ModeL2  Mode = "l2"
+	ModeL3  Mode = "l3"
+	ModeL3S Mode = "l3s"
+)
+
+// Flag is IFLA_IPVLAN_FLAGS: how ipvlan slaves of one parent reach each other.
+type Flag string
+
+// The flags of ipvlan.
+const (
+	FlagBridge  Flag = "bridge"
+	FlagPrivate Flag = "private"
+	FlagVepa    Flag = "vepa"
+)
+
+// GatewayPolicy says where an L2 network's default route comes from.
+type GatewayPolicy string
+
+// The gateway policies.
+const (
+	// GatewayAuto uses the gateway that the IPAM driver reports: the user's
+	// --gateway, or the one that it allocates.
+	GatewayAuto GatewayPolicy = "auto"
+	// GatewayNone gives no default route at all, whatever the IPAM reports.
+	GatewayNone GatewayPolicy = "none"
+)
+
+// Subnet is one address pool of a network.
+type Subnet struct {
+	// Pool is the subnet. 0.0.0.0/0 and ::/0 stand for "no pool", which is
+	// what Docker's null IPAM driver reports.
+	Pool netip.Prefix `json:"pool"`
+	// Gateway is the router in this subnet; the zero Addr means none.
+	Gateway netip.Addr `json:"gateway,omitzero"`
+}
+
+// Network is one Docker network of ours, as its options and its IPAM data say.
+type Network struct {
+	ID     string     `json:"id"`
+	Kind   Kind       `json:"kind"`
+	Mode   Mode       `json:"mode"`
+	Flag   Flag       `json:"flag,omitempty"` // ipvlan only
+	Parent ParentSpec `json:"parent"`
+	// Internal networks have no default route. A network without a parent is
+	// always internal.
+	Internal bool `json:"internal,omitempty"`
+	// MTU in bytes of the containers' links; 0 takes the parent's.
+	MTU int `json:"mtu,omitempty"`
+	// IfName is the wanted name of the link inside the container; "" leaves
+	// it to the engine (eth0, eth1, ...).
+	IfName  string        `json:"ifname,omitempty"`
+	Gateway GatewayPolicy `json:"gateway,omitempty"`
+	IPv4    []Subnet      `json:"ipv4,omitempty"`
+	IPv6    []Subnet      `json:"ipv6,omitempty"`
+	Created time.Time     `json:"created"`
+}
+
+// L3 reports whether the kernel routes between this network's containers and
+// the parent (ipvlan l3 and l3s): no ARP, no gateway, no multicast.
+func (n *Network) L3() bool { return n.Mode == ModeL3 || n.Mode == ModeL3S }
+
+// Isolated reports whether the network has no parent of the user's and lives
+// on a dummy link instead.
+func (n *Network) Isolated() bool { return n.Parent.Name == "" }
+
+// DummyName is the name of the dummy link that stands in for the parent of an
+// isolated network: the same that Docker's built-in drivers use.
+func (n *Network) DummyName() string {
+	prefix := "dm-"
+	if n.Kind == Ipvlan {
+		prefix = "di-"
+	}
+	return prefix + Short(n.ID)
+}
+
+// SameAs reports whether m asks for the same network as n: all but the time
+// of creation is equal.
+func (n *Network) SameAs(m *Network) bool {
+	return n.ID == m.ID && n.Kind == m.Kind && n.Mode == m.Mode && n.Flag == m.Flag &&
+		n.Parent.SameAs(m.Parent) && n.Internal == m.Internal && n.MTU == m.MTU &&
+		n.IfName == m.IfName && n.Gateway == m.Gateway &&
+		slices.Equal(n.IPv4, m.IPv4) && slices.Equal(n.IPv6, m.IPv6)
+}
+
+// SubnetOf is the narrowest of the network's subnets that holds addr.
+func (n *Network) SubnetOf(addr netip.Addr) (Subnet, bool) {
+	subnets := n.IPv4
+	if addr.Is6() {
+		subnets = n.IPv6
+	}
+	var best Subnet
+	found := false
+	for _, s := range subnets {
+		if s.Pool.Contains(addr) && (!found || s.Pool.Bits() > best.Pool.Bits()) {
+			best, found = s, true
+		}
+	}
+	return best, found
+}
+
+// Endpoint is one container's place on one network.
+type Endpoint struct {
+	ID        string `json:"id"`
+	NetworkID string `json:"network_id"`
+	// MAC is the link's hardware address in colon form; "" for ipvlan, whose
+	// links have the parent's.
+	MAC string `json:"mac,omitempty"`
+	// IPv4 and IPv6 are the addresses with their prefix lengths, as Docker
+	// gave them; the zero Prefix means none of that family.
+	IPv4 netip.Prefix `json:"ipv4,omitzero"`
+	IPv6 netip.Prefix `json:"ipv6,omitzero"`
+	// IfName is the wanted name inside the container, if the user gave one.
+	IfName string `json:"ifname,omitempty"`
+	// Sandbox is the path of the container's network namespace; "" until
+	// Join. It need not exist yet when Join is answered (engines before 28).
+	Sandbox string    `json:"sandbox,omitempty"`
+	Created time.Time `json:"created"`
+}
+
+// LinkName is the link's name in the host's namespace, before Docker moves it
+// into the container and after it comes back. It follows from the ID alone, so
+// that a record of the endpoint is enough to find what a crash left behind.
+func (e *Endpoint) LinkName() string { return "ly-" + Short(e.ID) }
+
+// Short is the 12 characters of an ID that Docker shows.
+func Short(id string) string {
+	if len(id) > 12 {
+		return id[:12]
+	}
+	return id
+}
+
+// CheckID refuses an ID that Docker would not make. IDs become names of links
+// and keys of records, so only letters, digits, '-' and '_' may pass.
+func CheckID(what, id string) error {
+	if id == "" {
+		return Refusef(ErrInvalid, "%s is missing", what)
+	}
+	if len(id) > 128 {
+		return Refusef(ErrInvalid, "%s has %d characters, 128 at most", what, len(id))
+	}
+	for i := range len(id) {
+		c := id[i]
+		alnum := c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
+		if !alnum && (i == 0 || c != '-' && c != '_') {
+			return Refusef(ErrInvalid, "%s %q: only letters, digits, '-' and '_' may stand in it", what, id)
+		}
+	}
+	return nil
+}
+
+// ParseMAC reads a user's MAC address for one container: 48 bits, unicast and
+// not all zero.
+func ParseMAC(s string) (net.HardwareAddr, error) {
+	mac, err := net.ParseMAC(s)
+	if err != nil || len(mac) != 6 {
+		return nil, Refusef(ErrInvalid, "MAC address %q: want six bytes such as 02:42:ac:11:00:02", s)
+	}
+	if mac[0]&1 != 0 {
+		return nil, Refusef(ErrInvalid, "MAC address %s is a group (multicast) address: the first byte must be even", s)
+	}
+	if slices.Max(mac) == 0 {
+		return nil, Refusef(ErrInvalid, "MAC address %s is all zero", s)
+	}
+	return mac, nil
+}
+
+// CheckIfName refuses a name that the kernel would not take for a link
+// (dev_valid_name: 1 to 15 bytes, no white space, '/' or ':').
+func CheckIfName(name string) error {
+	switch {
+	case name == "":
+		return Refusef(ErrInvalid, "interface name is empty")
+	case len(name) > 15:
+		return Refusef(ErrInvalid, "interface name %q has %d characters, the kernel takes 15", name, len(name))
+	case name == "." || name == ".." || strings.ContainsAny(name, "/:%") || strings.ContainsFunc(name, notPrintable):
+		return Refusef(ErrInvalid, "interface name %q: '/', ':', '%%' and white space may not stand in it", name)
+	case name == "lo" || name == "all" || name == "default":
+		return Refusef(ErrInvalid, "interface name %q is taken in every network namespace", name)
+	}
+	return nil
+}
+
+func notPrintable(r rune) bool { return r <= ' ' || r == 0x7f }

@@ -1,0 +1,375 @@
+package lan
+
+import (
+	"errors"
+	"maps"
+	"slices"
+	"sort"
+	"strconv"
+	"strings"
+)
+
+// Scope is where an option is typed.
+type Scope string
+
+// The scopes.
+const (
+	OnNetwork  Scope = "network"  // docker network create -o KEY=VALUE
+	OnEndpoint Scope = "endpoint" // docker run --network name=N,driver-opt=KEY=VALUE
+)
+
+// Option is a row of the option table: what a user may type, what it means,
+// and how it is read. docs/options.md is generated from the table.
+type Option struct {
+	Name    string
+	Scope   Scope
+	Kinds   string // "macvlan", "ipvlan" or "both"
+	Values  string
+	Default string
+	Doc     string
+	network func(*Network, string) error // nil: the engine's business, accepted as it is
+}
+
+// Names of options that more than the table needs.
+const (
+	OptParent      = "parent"
+	OptMacvlanMode = "macvlan_mode"
+	OptIpvlanMode  = "ipvlan_mode"
+	OptIpvlanFlag  = "ipvlan_flag"
+	OptIfName      = "com.docker.network.endpoint.ifname"
+)
+
+// Options is the table of all options.
+func Options() []Option {
+	return []Option{
+		{
+			Name: OptParent, Scope: OnNetwork, Kinds: "both", Values: "link, link.VID, link.OUTER.INNER, altname", Default: "none",
+			Doc: "The host's interface whose wire the containers share. A missing VLAN sub-interface is made, and removed " +
+				"with the last network that uses it. Left out, the network is isolated on a dummy link.",
+			network: func(n *Network, v string) error { n.Parent.Name = v; return checkParentName(v) },
+		},
+		{
+			Name: "vlan", Scope: OnNetwork, Kinds: "both", Values: "1-4094, or OUTER.INNER", Default: "none",
+			Doc: "VLAN tags on top of `parent`, the same as writing them behind its name: `-o parent=eth1 -o vlan=100`.",
+			network: func(n *Network, v string) (err error) {
+				n.Parent.VLAN, err = ParseVLAN(v)
+				return err
+			},
+		},
+		{
+			Name: "vlan_protocol", Scope: OnNetwork, Kinds: "both", Values: "802.1q, 802.1ad", Default: "802.1q; 802.1ad for the outer of two tags",
+			Doc: "Protocol of the outer VLAN tag of a sub-interface that lanyard makes.",
+			network: func(n *Network, v string) (err error) {
+				n.Parent.Proto, err = ParseVLANProto(v)
+				return err
+			},
+		},
+		{
+			Name: OptMacvlanMode, Scope: OnNetwork, Kinds: "macvlan", Values: "bridge, private, vepa, passthru", Default: "bridge",
+			Doc: "How containers of one parent reach each other: directly (bridge), not at all (private), by a switch that " +
+				"reflects (vepa); passthru gives the parent to one container alone.",
+			network: func(n *Network, v string) error {
+				return setWord(OptMacvlanMode, v, &n.Mode, ModeBridge, ModePrivate, ModeVepa, ModePassthru)
+			},
+		},
+		{
+			Name: OptIpvlanMode, Scope: OnNetwork, Kinds: "ipvlan", Values: "l2, l3, l3s", Default: "l2",
+			Doc: "Makes the network ipvlan: all containers have the parent's MAC address. l2 switches; l3 and l3s route, " +
+				"without ARP, broadcast or gateway.",
+			network: func(n *Network, v string) error {
+				return setWord(OptIpvlanMode, v, &n.Mode, ModeL2, ModeL3, ModeL3S)
+			},
+		},
+		{
+			Name: OptIpvlanFlag, Scope: OnNetwork, Kinds: "ipvlan", Values: "bridge, private, vepa", Default: "bridge",
+			Doc: "How ipvlan containers of one parent reach each other. Makes the network ipvlan.",
+			network: func(n *Network, v string) error {
+				return setWord(OptIpvlanFlag, v, &n.Flag, FlagBridge, FlagPrivate, FlagVepa)
+			},
+		},
+		{
+			Name: "gateway", Scope: OnNetwork, Kinds: "both", Values: "auto, none", Default: "auto",
+			Doc: "auto uses `--gateway`, or the address that the IPAM driver sets aside; none gives the containers no default " +
+				"route (Docker from 26.1 on then answers no outside names in them).",
+			network: func(n *Network, v string) error {
+				return setWord("gateway", v, &n.Gateway, GatewayAuto, GatewayNone)
+			},
+		},
+		{
+			Name: "com.docker.network.driver.mtu", Scope: OnNetwork, Kinds: "both", Values: "68 to the parent's MTU", Default: "the parent's",
+			Doc:     "MTU of the containers' links in bytes; at least 1280 with IPv6.",
+			network: setMTU,
+		},
+		{
+			Name: "ifname", Scope: OnNetwork, Kinds: "both", Values: "1 to 15 characters", Default: "the engine's eth0, eth1, ...",
+			Doc:     "Name of the link inside the containers of this network. Engines before 29 ignore it; lanyard then warns.",
+			network: setIfName,
+		},
+		{
+			Name: OptIfName, Scope: OnNetwork, Kinds: "both", Values: "1 to 15 characters", Default: "the engine's eth0, eth1, ...",
+			Doc:     "The same as `ifname`.",
+			network: setIfName,
+		},
+		{
+			Name: "com.docker.network.enable_ipv4", Scope: OnNetwork, Kinds: "both", Values: "true, false", Default: "true",
+			Doc: "Read by the engine (28 and newer).",
+		},
+		{
+			Name: "com.docker.network.enable_ipv6", Scope: OnNetwork, Kinds: "both", Values: "true, false", Default: "false",
+			Doc: "Read by the engine (28 and newer); `--ipv6` on all.",
+		},
+		{
+			Name: "com.docker.network.advertise_addr_nmsgs", Scope: OnNetwork, Kinds: "both", Values: "0-3", Default: "3",
+			Doc: "Read by the engine (28 and newer): number of gratuitous ARP or neighbour advertisement messages.",
+		},
+		{
+			Name: "com.docker.network.advertise_addr_ms", Scope: OnNetwork, Kinds: "both", Values: "100-2000", Default: "1000",
+			Doc: "Read by the engine (28 and newer): milliseconds between them.",
+		},
+		{
+			Name: OptIfName, Scope: OnEndpoint, Kinds: "both", Values: "1 to 15 characters", Default: "the network's `ifname`",
+			Doc: "Name of the link inside this container. Engines before 29 ignore it; lanyard then warns.",
+		},
+		{
+			Name: "com.docker.network.endpoint.sysctls", Scope: OnEndpoint, Kinds: "both", Values: "NAME=VALUE,...", Default: "none",
+			Doc: "Read by the engine (27 and newer): sysctls of the link.",
+		},
+	}
+}
+
+func setIfName(n *Network, v string) error {
+	if n.IfName != "" && n.IfName != v {
+		return Refusef(ErrInvalid, "interface name given twice: %q and %q", n.IfName, v)
+	}
+	n.IfName = v
+	return CheckIfName(v)
+}
+
+func setMTU(n *Network, v string) error {
+	mtu, err := strconv.Atoi(v)
+	if err != nil || mtu < 68 || mtu > 65535 {
+		return Refusef(ErrInvalid, "MTU %q: want a number of bytes from 68 to 65535", v)
+	}
+	n.MTU = mtu
+	return nil
+}
+
+// setWord sets dst to value if that is one of the words.
+func setWord[T ~string](option, value string, dst *T, words ...T) error {
+	if i := slices.Index(words, T(value)); i >= 0 {
+		*dst = words[i]
+		return nil
+	}
+	list := make([]string, len(words))
+	for i, w := range words {
+		list[i] = string(w)
+	}
+	hint := ""
+	if near := Nearest(value, list); near != "" {
+		hint = "; did you mean " + near + "?"
+	}
+	return Refusef(ErrInvalid, "requested %s '%s' is not valid: it is one of %s%s",
+		strings.ReplaceAll(option, "_", " "), value, strings.Join(list, ", "), hint)
+}
+
+// NetworkRequest is what docker network create says, decoded but not checked.
+type NetworkRequest struct {
+	ID       string
+	Options  map[string]string // -o KEY=VALUE
+	Internal bool
+	// WantIPv4 and WantIPv6 are what the engine says it enabled.
+	WantIPv4, WantIPv6 bool
+	IPv4, IPv6         []Subnet
+}
+
+// ParseNetwork checks a request and makes the network of it. It looks at
+// nothing but the request: whether the parent exists is for the kernel to say.
+func ParseNetwork(r NetworkRequest) (*Network, error) {
+	if err := CheckID("network id", r.ID); err != nil {
+		return nil, err
+	}
+	n, err := ParseOptions(r.Options, r.Internal)
+	if err != nil {
+		return nil, err
+	}
+	n.ID = r.ID
+	if r.WantIPv4 {
+		if len(r.IPv4) == 0 {
+			return nil, Refusef(ErrInvalid, "ipv4 pool is empty")
+		}
+		n.IPv4 = r.IPv4
+	}
+	if r.WantIPv6 {
+		if len(r.IPv6) == 0 {
+			return nil, Refusef(ErrInvalid, "ipv6 pool is empty")
+		}
+		n.IPv6 = r.IPv6
+	}
+	for _, s := range n.IPv4 {
+		if !s.Pool.Addr().Is4() || s.Gateway.IsValid() && !s.Gateway.Is4() {
+			return nil, Refusef(ErrInvalid, "IPv4 subnet %s with gateway %s is not IPv4", s.Pool, s.Gateway)
+		}
+	}
+	for _, s := range n.IPv6 {
+		if s.Pool.Addr().Is4() || s.Gateway.IsValid() && s.Gateway.Is4() {
+			return nil, Refusef(ErrInvalid, "IPv6 subnet %s with gateway %s is not IPv6", s.Pool, s.Gateway)
+		}
+	}
+	if n.MTU != 0 && n.MTU < 1280 && r.WantIPv6 {
+		return nil, Refusef(ErrInvalid, "MTU %d is below 1280, the least that IPv6 needs (RFC 8200 section 5)", n.MTU)
+	}
+	return n, nil
+}
+
+// ParseOptions reads the -o options of a network alone, as GwAllocCheck sends
+// them: without an ID and without addresses.
+func ParseOptions(opts map[string]string, internal bool) (*Network, error) {
+	n := &Network{Internal: internal, Kind: Macvlan, Gateway: GatewayAuto}
+	table := map[string]Option{}
+	for _, o := range Options() {
+		if o.Scope == OnNetwork {
+			table[o.Name] = o
+		}
+	}
+	has := func(key string) bool { _, ok := opts[key]; return ok }
+	if has(OptIpvlanMode) || has(OptIpvlanFlag) {
+		if has(OptMacvlanMode) {
+			return nil, Refusef(ErrInvalid, "%s makes a macvlan network and %s an ipvlan network: give one of them", OptMacvlanMode, OptIpvlanMode)
+		}
+		n.Kind = Ipvlan
+	}
+	for _, key := range slices.Sorted(maps.Keys(opts)) {
+		o, ok := table[key]
+		if !ok {
+			return nil, unknownOption(key, OnNetwork)
+		}
+		// An empty value leaves the default, as with the built-in drivers.
+		if opts[key] == "" || o.network == nil {
+			continue
+		}
+		if err := o.network(n, opts[key]); err != nil {
+			return nil, err
+		}
+	}
+	switch n.Kind {
+	case Macvlan:
+		if n.Mode == "" {
+			n.Mode = ModeBridge
+		}
+	case Ipvlan:
+		if n.Mode == "" {
+			n.Mode = ModeL2
+		}
+		if n.Flag == "" {
+			n.Flag = FlagBridge
+		}
+	}
+	if n.Parent.Name == "" {
+		if len(n.Parent.VLAN) > 0 || n.Parent.Proto != 0 {
+			return nil, Refusef(ErrInvalid, "a VLAN needs a parent; try: -o parent=eth0 -o vlan=100")
+		}
+		n.Internal = true
+	}
+	return n, nil
+}
+
+// EndpointOptions are the driver-opts of one container on one network.
+type EndpointOptions struct {
+	IfName string
+}
+
+// engineKey is the prefix of the keys that engines add on their own.
+const engineKey = "com.docker.network."
+
+// ParseEndpointOptions reads the driver options of an endpoint. Keys of the
+// engine's own (com.docker.network.*) pass, whatever engine adds them; any
+// other key that is not in the table is refused.
+func ParseEndpointOptions(opts map[string]any) (EndpointOptions, error) {
+	var out EndpointOptions
+	for _, key := range slices.Sorted(maps.Keys(opts)) {
+		switch {
+		case key == OptIfName:
+			name, ok := opts[key].(string)
+			if !ok {
+				return out, Refusef(ErrInvalid, "option %s: want text", key)
+			}
+			if name == "" {
+				continue
+			}
+			if err := CheckIfName(name); err != nil {
+				return out, err
+			}
+			out.IfName = name
+		case strings.HasPrefix(key, engineKey):
+		default:
+			return out, unknownOption(key, OnEndpoint)
+		}
+	}
+	return out, nil
+}
+
+func unknownOption(key string, scope Scope) error {
+	var names []string
+	for _, o := range Options() {
+		if o.Scope == scope {
+			names = append(names, o.Name)
+		}
+	}
+	if near := Nearest(key, names); near != "" {
+		return Refusef(ErrInvalid, "unknown %s option %q; did you mean %s?", scope, key, near)
+	}
+	sort.Strings(names)
+	return Refusef(ErrInvalid, "unknown %s option %q; known are %s", scope, key, strings.Join(names, ", "))
+}
+
+// Nearest is the word that word was most likely meant to be, or "" if none is
+// close: the last part of a dotted name counts as the whole, and up to a third
+// of the letters may be wrong.
+func Nearest(word string, words []string) string {
+	fold := func(s string) string { return strings.ToLower(strings.ReplaceAll(s, "-", "_")) }
+	word = fold(word)
+	if len(word) > 128 {
+		return ""
+	}
+	best, bestDist := "", len(word)/3+1
+	for _, w := range words {
+		full := fold(w)
+		last := full[strings.LastIndexByte(full, '.')+1:]
+		d := min(distance(word, full), distance(word, last))
+		if d < bestDist || d == bestDist && best == "" && d <= len(word)/3 {
+			best, bestDist = w, d
+		}
+	}
+	return best
+}
+
+// distance is the number of single-letter edits from a to b (Levenshtein).
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diag := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diag
+			if a[i] != b[j] {
+				cost++
+			}
+			diag = row[j+1]
+			row[j+1] = min(cost, diag+1, row[j]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// Reason is the sentinel that err wraps, or nil for a failure of the machine.
+func Reason(err error) error {
+	for _, r := range []error{ErrInvalid, ErrNotFound, ErrConflict, ErrUnavailable} {
+		if errors.Is(err, r) {
+			return r
+		}
+	}
+	return nil
+}
