@@ -1,0 +1,376 @@
+// Package link looks at, makes and removes kernel links: the parent, the VLAN
+// sub-interfaces and dummies that stand in for one, and the macvlan and ipvlan
+// children that containers get.
+//
+// Each link that it makes carries a mark from the moment it exists: its group
+// (IFLA_GROUP, which the kernel sets atomically at creation; an alias would
+// need a second step). What does not carry the mark is never changed but for
+// being set up, and never removed.
+package link
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	vnetns "github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/lanyard-net/lanyard/internal/lan"
+	"github.com/lanyard-net/lanyard/internal/netns"
+)
+
+const (
+	// Group is the mark of our links: "lany" in ASCII.
+	Group = 0x6c616e79
+	// groupTrash marks those of them that are about to be removed, so that
+	// one request removes them all.
+	groupTrash = Group + 1
+)
+
+// alias is what ip link shows on links that last (VLANs, dummies).
+const alias = "lanyard"
+
+// Links works on the links of one network namespace. Its methods may be called
+// at the same time; each blocks for as long as the kernel's RTNL lock is held
+// by others.
+type Links struct {
+	h  *netlink.Handle
+	ns *netns.NS // nil: the process's own
+	// sysClass is where the kernel shows devices by name; a name that has a
+	// folder "wireless" or "phy80211" there is Wi-Fi.
+	sysClass string
+}
+
+// New opens the links of the process's own namespace.
+func New() (*Links, error) {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("netlink socket: %w", err)
+	}
+	return &Links{h: h, sysClass: "/sys/class/net"}, nil
+}
+
+// NewAt opens the links of another namespace, which must stay open meanwhile.
+func NewAt(ns *netns.NS) (*Links, error) {
+	h, err := netlink.NewHandleAt(vnetns.NsHandle(ns.Fd()), unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("netlink socket in another namespace: %w", err)
+	}
+	return &Links{h: h, ns: ns, sysClass: "/sys/class/net"}, nil
+}
+
+// Close closes the netlink socket.
+func (l *Links) Close() { l.h.Close() }
+
+// Child is a link that a container is to get.
+type Child struct {
+	Name        string
+	ParentIndex int
+	Kind        lan.Kind
+	Mode        lan.Mode
+	Flag        lan.Flag
+	MAC         net.HardwareAddr // macvlan only; nil takes a random one
+	MTU         int              // bytes; 0 takes the parent's
+}
+
+// ErrParentGone comes when the parent's index names no link any more.
+var ErrParentGone = errors.New("parent is gone")
+
+var macvlanModes = map[lan.Mode]netlink.MacvlanMode{
+	lan.ModeBridge: netlink.MACVLAN_MODE_BRIDGE, lan.ModePrivate: netlink.MACVLAN_MODE_PRIVATE,
+	lan.ModeVepa: netlink.MACVLAN_MODE_VEPA, lan.ModePassthru: netlink.MACVLAN_MODE_PASSTHRU,
+}
+
+var ipvlanModes = map[lan.Mode]netlink.IPVlanMode{
+	lan.ModeL2: netlink.IPVLAN_MODE_L2, lan.ModeL3: netlink.IPVLAN_MODE_L3, lan.ModeL3S: netlink.IPVLAN_MODE_L3S,
+}
+
+var ipvlanFlags = map[lan.Flag]netlink.IPVlanFlag{
+	lan.FlagBridge: netlink.IPVLAN_FLAG_BRIDGE, lan.FlagPrivate: netlink.IPVLAN_FLAG_PRIVATE, lan.FlagVepa: netlink.IPVLAN_FLAG_VEPA,
+}
+
+// AddChild makes a child, down. A link of ours that has its name is a leaving
+// of an earlier try, and is replaced.
+//
+// The MAC is set in the same request, which makes it NET_ADDR_SET: udev's
+// MACAddressPolicy then leaves it alone. Mode and flags of ipvlan belong to the
+// parent's port, and a request without them would set L3 for all slaves of the
+// parent, so both are always sent.
+func (l *Links) AddChild(c Child) error {
+	err := l.addChild(c)
+	if errors.Is(err, unix.EEXIST) {
+		if err := l.Delete(c.Name); err != nil {
+			return fmt.Errorf("link %s exists: %w", c.Name, err)
+		}
+		err = l.addChild(c)
+	}
+	if err != nil {
+		return explainAdd(err, c)
+	}
+	return nil
+}
+
+func (l *Links) addChild(c Child) error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = c.Name
+	attrs.ParentIndex = c.ParentIndex
+	attrs.Group = Group
+	attrs.HardwareAddr = c.MAC
+	attrs.MTU = c.MTU
+	if c.Kind == lan.Ipvlan {
+		mode, ok := ipvlanModes[c.Mode]
+		flag, ok2 := ipvlanFlags[c.Flag]
+		if !ok || !ok2 {
+			return fmt.Errorf("ipvlan mode %q flag %q: %w", c.Mode, c.Flag, lan.ErrInvalid)
+		}
+		return l.h.LinkAdd(&netlink.IPVlan{LinkAttrs: attrs, Mode: mode, Flag: flag})
+	}
+	mode, ok := macvlanModes[c.Mode]
+	if !ok {
+		return fmt.Errorf("macvlan mode %q: %w", c.Mode, lan.ErrInvalid)
+	}
+	return l.h.LinkAdd(&netlink.Macvlan{LinkAttrs: attrs, Mode: mode})
+}
+
+// explainAdd says what the kernel meant. The causes are those of macvlan_newlink,
+// ipvlan_link_new and netdev_rx_handler_register.
+func explainAdd(err error, c Child) error {
+	switch {
+	case errors.Is(err, unix.ENODEV):
+		return ErrParentGone
+	case errors.Is(err, unix.EBUSY):
+		other := lan.Ipvlan
+		if c.Kind == lan.Ipvlan {
+			other = lan.Macvlan
+		}
+		return lan.Refusef(lan.ErrConflict, "parent is busy: it carries %s links that lanyard did not make, or is a port of "+
+			"a bridge, a bond or Open vSwitch; try: ip -d link show, docker network ls", other)
+	case errors.Is(err, unix.EOPNOTSUPP):
+		return lan.Refusef(lan.ErrUnavailable, "this kernel has no %s; try: modprobe %s", c.Kind, c.Kind)
+	case errors.Is(err, unix.EINVAL) && c.Kind == lan.Macvlan:
+		return lan.Refusef(lan.ErrConflict, "the kernel refuses a macvlan link in %s mode on this parent: another macvlan link on it "+
+			"is, or would be, in passthru mode, which takes the parent for itself", c.Mode)
+	}
+	return fmt.Errorf("%s link %s: %w", c.Kind, c.Name, err)
+}
+
+// Probe finds out whether the kernel would take a child of this kind on the
+// parent, by making one and removing it. An ipvlan parent is probed with
+// macvlan, because an ipvlan slave would set the mode of slaves that are there;
+// so do not probe a parent on which ipvlan links of ours exist.
+func (l *Links) Probe(parentIndex int, kind lan.Kind, mode lan.Mode) error {
+	c := Child{Name: fmt.Sprintf("lyp-%x", parentIndex), ParentIndex: parentIndex, Kind: lan.Macvlan, Mode: mode}
+	if kind == lan.Ipvlan {
+		c.Mode = lan.ModePrivate
+	}
+	err := l.addChild(c)
+	if errors.Is(err, unix.EEXIST) {
+		return nil // another probe of this parent runs, or one was cut off
+	}
+	if err != nil {
+		if kind == lan.Ipvlan {
+			if errors.Is(err, unix.EOPNOTSUPP) {
+				return nil // no macvlan in this kernel: nothing to probe with
+			}
+			c.Kind = lan.Ipvlan // for the words of the error
+		}
+		return explainAdd(err, c)
+	}
+	return l.Delete(c.Name)
+}
+
+// Exists reports whether a link of ours has this name here.
+func (l *Links) Exists(name string) bool {
+	link, err := l.h.LinkByName(name)
+	return err == nil && mine(link)
+}
+
+// Delete removes a link of ours by name. A link that is not there is success;
+// one that is not ours is an error and stays.
+func (l *Links) Delete(name string) error {
+	link, err := l.h.LinkByName(name)
+	if isNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("link %s: %w", name, err)
+	}
+	if !mine(link) {
+		return lan.Refusef(lan.ErrConflict, "link %s was not made by lanyard", name)
+	}
+	if err := l.h.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("delete link %s: %w", name, err)
+	}
+	return nil
+}
+
+// DeleteAll removes links of ours by name. The kernel waits for an RCU grace
+// period for each request that deletes (some 16 ms, with the RTNL lock held), so
+// more than one link are put into one group, and that group is deleted. Links
+// that are not there, or not ours, are left out.
+func (l *Links) DeleteAll(names []string) error {
+	if len(names) == 1 {
+		return l.Delete(names[0])
+	}
+	var errs []error
+	marked := 0
+	for _, name := range names {
+		link, err := l.h.LinkByName(name)
+		if isNotFound(err) {
+			continue
+		}
+		if err == nil && mine(link) {
+			if err = l.h.LinkSetGroup(link, groupTrash); err == nil {
+				marked++
+				continue
+			}
+		}
+		if err != nil && !errors.Is(err, unix.ENODEV) {
+			errs = append(errs, fmt.Errorf("link %s: %w", name, err))
+		}
+	}
+	if marked > 0 {
+		errs = append(errs, l.emptyTrash())
+	}
+	return errors.Join(errs...)
+}
+
+// emptyTrash removes all links in the trash group with one request
+// (rtnl_group_dellink).
+func (l *Links) emptyTrash() error {
+	err := l.deleteGroup(groupTrash)
+	if err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("delete links: %w", err)
+	}
+	return nil
+}
+
+// Mine lists the names of the children of ours that are in this namespace,
+// which is to say not in a container. Links in the trash are removed on the way.
+func (l *Links) Mine() ([]string, error) {
+	links, err := l.list()
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	trash := false
+	for _, link := range links {
+		a := link.Attrs()
+		trash = trash || a.Group == groupTrash
+		if a.Group == Group && (link.Type() == "macvlan" || link.Type() == "ipvlan") {
+			names = append(names, a.Name)
+		}
+	}
+	if trash {
+		return names, l.emptyTrash()
+	}
+	return names, nil
+}
+
+// NameInside is the name that a link of ours has inside the namespace at path,
+// "" if it is not there. macvlan links are found by MAC, ipvlan links, which all
+// have the parent's, by their parent's index and an address.
+func NameInside(path string, mac string, addr net.IP) (string, error) {
+	ns, err := netns.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer ns.Close()
+	inside, err := NewAt(ns)
+	if err != nil {
+		return "", err
+	}
+	defer inside.Close()
+	links, err := inside.list()
+	if err != nil {
+		return "", err
+	}
+	for _, link := range links {
+		a := link.Attrs()
+		if a.Group != Group {
+			continue
+		}
+		if mac != "" && a.HardwareAddr.String() == mac {
+			return a.Name, nil
+		}
+		if mac == "" && addr != nil {
+			addrs, err := inside.h.AddrList(link, unix.AF_UNSPEC)
+			if err != nil {
+				return "", fmt.Errorf("addresses of %s: %w", a.Name, err)
+			}
+			if slices.ContainsFunc(addrs, func(x netlink.Addr) bool { return x.IP.Equal(addr) }) {
+				return a.Name, nil
+			}
+		}
+	}
+	return "", nil
+}
+
+// list is LinkList, tried again when other changes interrupt the dump.
+func (l *Links) list() ([]netlink.Link, error) {
+	for try := 0; ; try++ {
+		links, err := l.h.LinkList()
+		if errors.Is(err, netlink.ErrDumpInterrupted) && try < 10 {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list links: %w", err)
+		}
+		return links, nil
+	}
+}
+
+func mine(link netlink.Link) bool {
+	g := link.Attrs().Group
+	return g == Group || g == groupTrash
+}
+
+func isNotFound(err error) bool {
+	var nf netlink.LinkNotFoundError
+	return errors.As(err, &nf) || errors.Is(err, unix.ENODEV)
+}
+
+// isWireless reports whether a link is a Wi-Fi interface. An access point takes
+// frames from one MAC address only, the one that has joined.
+func (l *Links) isWireless(name string) bool {
+	for _, sub := range []string{"wireless", "phy80211"} {
+		if _, err := os.Stat(filepath.Join(l.sysClass, name, sub)); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// setSysctl writes a sysctl of one link in the namespace of l: the kernel shows
+// /proc/sys/net of the thread that opens it.
+func (l *Links) setSysctl(family, name, key string, value int) error {
+	return l.inside(func() error {
+		return os.WriteFile("/proc/sys/net/"+family+"/conf/"+name+"/"+key, []byte(strconv.Itoa(value)), 0o644)
+	})
+}
+
+// deleteGroup removes all links of a group with one request, which
+// netlink.Handle cannot make.
+func (l *Links) deleteGroup(group uint32) error {
+	return l.inside(func() error {
+		req := nl.NewNetlinkRequest(unix.RTM_DELLINK, unix.NLM_F_ACK)
+		req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+		req.AddData(nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(group)))
+		_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+		return err
+	})
+}
+
+func (l *Links) inside(fn func() error) error {
+	if l.ns == nil {
+		return fn()
+	}
+	return l.ns.Do(fn)
+}

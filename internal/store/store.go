@@ -1,0 +1,247 @@
+// Package store keeps networks and endpoints on disk, in one bbolt file.
+//
+// A write is on disk when the call returns. Writes that come at the same time
+// share one transaction, and so one pair of fsyncs.
+package store
+
+import (
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sort"
+	"strconv"
+	"sync"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/lanyard-net/lanyard/internal/lan"
+)
+
+// version is the format of the records. A file of a newer one is refused.
+const version = 1
+
+// File is the name of the state file in its folder.
+const File = "lanyard.db"
+
+var (
+	bucketMeta      = []byte("meta")
+	bucketNetworks  = []byte("networks")
+	bucketEndpoints = []byte("endpoints")
+
+	keyVersion = []byte("version")
+	keySalt    = []byte("salt")
+)
+
+const saltLen = 16
+
+// ErrLocked comes when another process has the file open.
+var ErrLocked = errors.New("state file is in use by another process")
+
+// DB is the open state file. Its methods may be called at the same time.
+type DB struct {
+	bolt *bbolt.DB
+	salt []byte
+
+	mu      sync.Mutex // guards what follows
+	waiting []*write
+	busy    bool // a goroutine is committing
+}
+
+type write struct {
+	ops  []Op
+	done chan error
+}
+
+// Op is one change. Use the functions below to make one.
+type Op struct {
+	bucket []byte
+	key    string
+	record any    // nil deletes
+	json   []byte // of the record
+}
+
+// PutNetwork writes a network's record.
+func PutNetwork(n *Network) Op { return Op{bucket: bucketNetworks, key: n.ID, record: n} }
+
+// DeleteNetwork removes a network's record.
+func DeleteNetwork(id string) Op { return Op{bucket: bucketNetworks, key: id} }
+
+// PutEndpoint writes an endpoint's record.
+func PutEndpoint(e *lan.Endpoint) Op { return Op{bucket: bucketEndpoints, key: e.ID, record: e} }
+
+// DeleteEndpoint removes an endpoint's record.
+func DeleteEndpoint(id string) Op { return Op{bucket: bucketEndpoints, key: id} }
+
+// Network is the record of a network.
+type Network struct {
+	lan.Network
+	// Making is set from before the first kernel object is made for the
+	// network until it stands: a crash in between leaves it to be undone.
+	Making bool `json:"making,omitempty"`
+	// Key is the wire that the parent was when last seen (link.Parent.Key).
+	Key string `json:"key"`
+}
+
+// State is all that the file holds, each list oldest first.
+type State struct {
+	Networks  []*Network
+	Endpoints []*lan.Endpoint
+}
+
+// Open opens the state file in a folder, and makes both where they are missing,
+// readable by their owner alone. It waits up to a second for another process to
+// let the file go, then returns ErrLocked.
+func Open(dir string) (*DB, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("state folder: %w", err)
+	}
+	path := filepath.Join(dir, File)
+	bolt, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType, NoFreelistSync: true})
+	if errors.Is(err, bbolt.ErrTimeout) { //nolint:staticcheck // the new name is an alias
+		return nil, fmt.Errorf("%s: %w; another lanyard daemon runs with this folder", path, ErrLocked)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("state file %s: %w", path, err)
+	}
+	db := &DB{bolt: bolt}
+	if err := db.init(); err != nil {
+		return nil, errors.Join(fmt.Errorf("state file %s: %w", path, err), bolt.Close())
+	}
+	return db, nil
+}
+
+func (db *DB) init() error {
+	return db.bolt.Update(func(tx *bbolt.Tx) error {
+		for _, name := range [][]byte{bucketMeta, bucketNetworks, bucketEndpoints} {
+			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+				return err
+			}
+		}
+		meta := tx.Bucket(bucketMeta)
+		switch v := meta.Get(keyVersion); {
+		case v == nil:
+			if err := meta.Put(keyVersion, []byte(strconv.Itoa(version))); err != nil {
+				return err
+			}
+		case string(v) != strconv.Itoa(version):
+			return fmt.Errorf("its format is version %s, this lanyard knows version %d; try: a newer lanyard", v, version)
+		}
+		if v := meta.Get(keySalt); len(v) == saltLen {
+			db.salt = append([]byte(nil), v...)
+			return nil
+		}
+		db.salt = make([]byte, saltLen)
+		rand.Read(db.salt) // never fails (crypto/rand)
+		return meta.Put(keySalt, db.salt)
+	})
+}
+
+// Salt is 16 random bytes that this file got when it was made. Read only.
+func (db *DB) Salt() []byte { return db.salt }
+
+// Close waits for writes under way and closes the file.
+func (db *DB) Close() error { return db.bolt.Close() }
+
+// Load reads everything.
+func (db *DB) Load() (State, error) {
+	var s State
+	err := db.bolt.View(func(tx *bbolt.Tx) error {
+		err := tx.Bucket(bucketNetworks).ForEach(func(k, v []byte) error {
+			n := new(Network)
+			if err := json.Unmarshal(v, n); err != nil {
+				return fmt.Errorf("network %s: %w", k, err)
+			}
+			s.Networks = append(s.Networks, n)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		return tx.Bucket(bucketEndpoints).ForEach(func(k, v []byte) error {
+			e := new(lan.Endpoint)
+			if err := json.Unmarshal(v, e); err != nil {
+				return fmt.Errorf("endpoint %s: %w", k, err)
+			}
+			s.Endpoints = append(s.Endpoints, e)
+			return nil
+		})
+	})
+	if err != nil {
+		return State{}, fmt.Errorf("read state: %w", err)
+	}
+	sort.SliceStable(s.Networks, func(i, j int) bool { return s.Networks[i].Created.Before(s.Networks[j].Created) })
+	sort.SliceStable(s.Endpoints, func(i, j int) bool { return s.Endpoints[i].Created.Before(s.Endpoints[j].Created) })
+	return s, nil
+}
+
+// Write makes the changes, all or none, and returns when they are on disk. It
+// reads the records before it waits for anything.
+func (db *DB) Write(ops ...Op) error {
+	for i := range ops {
+		if ops[i].record == nil {
+			continue
+		}
+		var err error
+		if ops[i].json, err = json.Marshal(ops[i].record); err != nil {
+			return fmt.Errorf("write state: %s %s: %w", ops[i].bucket, ops[i].key, err)
+		}
+	}
+	w := &write{ops: ops, done: make(chan error, 1)}
+	db.mu.Lock()
+	db.waiting = append(db.waiting, w)
+	if !db.busy {
+		db.busy = true
+		go db.drain()
+	}
+	db.mu.Unlock()
+	return <-w.done
+}
+
+// drain commits what waits until nothing does: one transaction takes all that
+// came while the one before it was on its way to the disk.
+func (db *DB) drain() {
+	for {
+		db.mu.Lock()
+		batch := db.waiting
+		db.waiting = nil
+		if len(batch) == 0 {
+			db.busy = false
+			db.mu.Unlock()
+			return
+		}
+		db.mu.Unlock()
+		err := db.commit(batch)
+		for _, w := range batch {
+			w.done <- err
+		}
+	}
+}
+
+func (db *DB) commit(batch []*write) error {
+	err := db.bolt.Update(func(tx *bbolt.Tx) error {
+		for _, w := range batch {
+			for _, op := range w.ops {
+				if err := op.apply(tx); err != nil {
+					return fmt.Errorf("%s %s: %w", op.bucket, op.key, err)
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("write state: %w", err)
+	}
+	return nil
+}
+
+func (op Op) apply(tx *bbolt.Tx) error {
+	b := tx.Bucket(op.bucket)
+	if op.record == nil {
+		return b.Delete([]byte(op.key))
+	}
+	return b.Put([]byte(op.key), op.json)
+}

@@ -1,0 +1,169 @@
+package store
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"go.etcd.io/bbolt"
+
+	"github.com/lanyard-net/lanyard/internal/lan"
+)
+
+func open(t *testing.T, dir string) *DB {
+	t.Helper()
+	db, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	return db
+}
+
+func network(id string, created time.Time) *Network {
+	return &Network{
+		Network: lan.Network{
+			ID: id, Kind: lan.Ipvlan, Mode: lan.ModeL3S, Flag: lan.FlagVepa,
+			Parent:   lan.ParentSpec{Name: "eth1", VLAN: []uint16{200, 100}, Proto: lan.Dot1AD},
+			Internal: true, MTU: 1400, IfName: "lan0", Gateway: lan.GatewayNone, Created: created,
+			IPv4: []lan.Subnet{{Pool: netip.MustParsePrefix("192.168.0.0/16"), Gateway: netip.MustParseAddr("192.168.0.1")}},
+			IPv6: []lan.Subnet{{Pool: netip.MustParsePrefix("fd00::/64")}},
+		},
+		Key: "eth1|802.1ad:200|802.1Q:100",
+	}
+}
+
+var compare = []cmp.Option{cmpopts.EquateComparable(netip.Prefix{}, netip.Addr{}), cmpopts.EquateEmpty()}
+
+func TestRecordsComeBackAsWritten(t *testing.T) {
+	dir := t.TempDir()
+	db := open(t, dir)
+	now := time.Now().UTC().Truncate(time.Second)
+	n2, n1 := network("n2", now.Add(time.Second)), network("n1", now)
+	e := &lan.Endpoint{
+		ID: "e1", NetworkID: "n1", MAC: "02:00:00:00:00:01", IPv4: netip.MustParsePrefix("192.168.11.2/16"),
+		IPv6: netip.MustParsePrefix("fd00::2/64"), IfName: "lan7", Sandbox: "/run/docker/netns/x", Created: now,
+	}
+	if err := db.Write(PutNetwork(n2), PutNetwork(n1), PutEndpoint(e), PutEndpoint(&lan.Endpoint{ID: "gone"})); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Write(DeleteEndpoint("gone"), DeleteNetwork("never")); err != nil {
+		t.Fatal(err)
+	}
+	salt := bytes.Clone(db.Salt())
+	db.Close()
+
+	db = open(t, dir)
+	got, err := db.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := State{Networks: []*Network{n1, n2}, Endpoints: []*lan.Endpoint{e}}
+	if d := cmp.Diff(want, got, compare...); d != "" {
+		t.Errorf("after opening again (-want +got):\n%s", d)
+	}
+	if !bytes.Equal(salt, db.Salt()) || len(salt) != 16 {
+		t.Errorf("salt was %x, is %x", salt, db.Salt())
+	}
+}
+
+func TestOnlyOneProcess(t *testing.T) {
+	dir := t.TempDir()
+	open(t, dir)
+	_, err := Open(dir)
+	if !errors.Is(err, ErrLocked) {
+		t.Fatalf("second open: %v, want ErrLocked", err)
+	}
+}
+
+func TestPrivate(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	open(t, dir)
+	for path, want := range map[string]os.FileMode{dir: 0o700, filepath.Join(dir, File): 0o600} {
+		st, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if st.Mode().Perm() != want {
+			t.Errorf("%s has mode %o, want %o", path, st.Mode().Perm(), want)
+		}
+	}
+}
+
+func TestNewerFormatIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	db := open(t, dir)
+	if err := db.bolt.Update(func(tx *bbolt.Tx) error { return tx.Bucket(bucketMeta).Put(keyVersion, []byte("99")) }); err != nil {
+		t.Fatal(err)
+	}
+	db.Close()
+	if _, err := Open(dir); err == nil || !strings.Contains(err.Error(), "version 99") {
+		t.Fatalf("open of a newer file: %v", err)
+	}
+}
+
+func TestDamagedRecordIsNamed(t *testing.T) {
+	db := open(t, t.TempDir())
+	if err := db.bolt.Update(func(tx *bbolt.Tx) error { return tx.Bucket(bucketNetworks).Put([]byte("n1"), []byte("{")) }); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.Load(); err == nil || !strings.Contains(err.Error(), "network n1") {
+		t.Fatalf("load: %v", err)
+	}
+}
+
+// Many writers at once: each one's records are there when its Write returns.
+func TestWritersAtOnce(t *testing.T) {
+	db := open(t, t.TempDir())
+	const writers = 64
+	var wg sync.WaitGroup
+	for i := range writers {
+		wg.Go(func() {
+			id := fmt.Sprintf("e%d", i)
+			if err := db.Write(PutEndpoint(&lan.Endpoint{ID: id})); err != nil {
+				t.Error(err)
+				return
+			}
+			if err := db.bolt.View(func(tx *bbolt.Tx) error {
+				if tx.Bucket(bucketEndpoints).Get([]byte(id)) == nil {
+					t.Errorf("%s is not there after Write", id)
+				}
+				return nil
+			}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	s, err := db.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(s.Endpoints) != writers {
+		t.Errorf("%d endpoints, want %d", len(s.Endpoints), writers)
+	}
+}
+
+func BenchmarkWrite(b *testing.B) {
+	db, err := Open(b.TempDir())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer db.Close()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			if err := db.Write(PutEndpoint(&lan.Endpoint{ID: "e"})); err != nil {
+				b.Error(err)
+			}
+		}
+	})
+}
