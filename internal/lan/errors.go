@@ -3,6 +3,7 @@ package lan
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // The reasons for which a request is refused. Every error that leaves the
@@ -35,6 +36,16 @@ func (e *refusal) Unwrap() error { return e.reason }
 
 // Refusef makes an error with the given text for which errors.Is(err, reason)
 // holds. reason is one of this package's sentinels.
+//
+// What a user typed is part of many texts, so a text that has grown beyond
+// all use is cut.
 func Refusef(reason error, format string, args ...any) error {
-	return &refusal{fmt.Sprintf(format, args...), reason}
+	text := fmt.Sprintf(format, args...)
+	if len(text) > maxText {
+		text = strings.ToValidUTF8(text[:maxText], "") + "..."
+	}
+	return &refusal{text, reason}
 }
+
+// maxText is the length in bytes to which a refusal's text is cut.
+const maxText = 1000

@@ -207,12 +207,16 @@ func CheckIfName(name string) error {
 		return Refusef(ErrInvalid, "interface name is empty")
 	case len(name) > 15:
 		return Refusef(ErrInvalid, "interface name %q has %d characters, the kernel takes 15", name, len(name))
-	case name == "." || name == ".." || strings.ContainsAny(name, "/:%") || strings.ContainsFunc(name, notPrintable):
+	case name == "." || name == ".." || strings.ContainsAny(name, "/:%") || strings.ContainsFunc(name, notPrintable) || strings.IndexByte(name, latin1Space) >= 0:
 		return Refusef(ErrInvalid, "interface name %q: '/', ':', '%%' and white space may not stand in it", name)
 	case name == "lo" || name == "all" || name == "default":
 		return Refusef(ErrInvalid, "interface name %q is taken in every network namespace", name)
 	}
 	return nil
 }
+
+// latin1Space is the one byte above ASCII that the kernel takes for white
+// space (lib/ctype.c); in UTF-8 it is a part of letters such as U+00E0.
+const latin1Space = 0xa0
 
 func notPrintable(r rune) bool { return r <= ' ' || r == 0x7f }

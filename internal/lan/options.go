@@ -3,6 +3,7 @@ package lan
 import (
 	"errors"
 	"maps"
+	"net/netip"
 	"slices"
 	"sort"
 	"strconv"
@@ -206,13 +207,13 @@ func ParseNetwork(r NetworkRequest) (*Network, error) {
 		n.IPv6 = r.IPv6
 	}
 	for _, s := range n.IPv4 {
-		if !s.Pool.Addr().Is4() || s.Gateway.IsValid() && !s.Gateway.Is4() {
-			return nil, Refusef(ErrInvalid, "IPv4 subnet %s with gateway %s is not IPv4", s.Pool, s.Gateway)
+		if err := s.check("IPv4", netip.Addr.Is4); err != nil {
+			return nil, err
 		}
 	}
 	for _, s := range n.IPv6 {
-		if s.Pool.Addr().Is4() || s.Gateway.IsValid() && s.Gateway.Is4() {
-			return nil, Refusef(ErrInvalid, "IPv6 subnet %s with gateway %s is not IPv6", s.Pool, s.Gateway)
+		if err := s.check("IPv6", isPlain6); err != nil {
+			return nil, err
 		}
 	}
 	if n.MTU != 0 && n.MTU < 1280 && r.WantIPv6 {
@@ -220,6 +221,20 @@ func ParseNetwork(r NetworkRequest) (*Network, error) {
 	}
 	return n, nil
 }
+
+// check refuses a subnet of which a part is not of the family.
+func (s Subnet) check(family string, is func(netip.Addr) bool) error {
+	if !s.Pool.IsValid() || !is(s.Pool.Addr()) {
+		return Refusef(ErrInvalid, "%s subnet %s is not %s", family, s.Pool, family)
+	}
+	if s.Gateway.IsValid() && !is(s.Gateway) {
+		return Refusef(ErrInvalid, "%s subnet %s: gateway %s is not %s", family, s.Pool, s.Gateway, family)
+	}
+	return nil
+}
+
+// isPlain6 leaves out IPv4 in IPv6 clothes (::ffff:192.0.2.1).
+func isPlain6(a netip.Addr) bool { return a.Is6() && !a.Is4In6() }
 
 // ParseOptions reads the -o options of a network alone, as GwAllocCheck sends
 // them: without an ID and without addresses.

@@ -121,7 +121,7 @@ func ParseVLAN(s string) ([]uint16, error) {
 	for _, part := range parts {
 		id, err := ParseVID(part)
 		if err != nil {
-			return nil, fmt.Errorf("vlan=%s: %w", s, err)
+			return nil, Refusef(ErrInvalid, "vlan=%s: %v", s, err)
 		}
 		ids = append(ids, id)
 	}

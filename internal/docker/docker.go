@@ -1,0 +1,239 @@
+// Package docker is the door that Docker knocks at: the network driver half of
+// its plugin protocol, as an http.Handler. It decodes a request, checks the
+// shape of it, calls one verb of the engine and encodes the answer.
+//
+// How errors look to a user decides their shape. Whatever a verb or a value
+// that the user typed gives rise to is answered with status 200 and
+// {"Err": text}, which docker prints as "remote: text". Only a call that is no
+// call of the protocol at all (an unknown method, a body that is not JSON) is
+// answered with a 4xx status, and a bug of ours with 500; docker prints these
+// as "NetworkDriver.Method: text". It retries neither.
+package docker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/lanyard-net/lanyard/internal/engine"
+	"github.com/lanyard-net/lanyard/internal/lan"
+)
+
+// Verbs are what the door calls; all are required. They are the methods of
+// *engine.Engine by the same names, whose contracts hold.
+type Verbs struct {
+	CreateNetwork  func(context.Context, lan.NetworkRequest) error
+	SkipGateway    func(opts map[string]string, internal bool) (v4, v6 bool, err error)
+	DeleteNetwork  func(ctx context.Context, id string) error
+	AddEndpoint    func(context.Context, engine.EndpointRequest) (mac string, err error)
+	DeleteEndpoint func(ctx context.Context, networkID, endpointID string) error
+	EndpointInfo   func(ctx context.Context, networkID, endpointID string) error
+	Join           func(ctx context.Context, networkID, endpointID, sandbox string) (*engine.Attachment, error)
+	Leave          func(ctx context.Context, networkID, endpointID string) error
+}
+
+// VerbsOf are the verbs of an engine.
+func VerbsOf(e *engine.Engine) Verbs {
+	return Verbs{
+		CreateNetwork:  e.CreateNetwork,
+		SkipGateway:    e.SkipGateway,
+		DeleteNetwork:  e.DeleteNetwork,
+		AddEndpoint:    e.AddEndpoint,
+		DeleteEndpoint: e.DeleteEndpoint,
+		EndpointInfo:   e.EndpointInfo,
+		Join:           e.Join,
+		Leave:          e.Leave,
+	}
+}
+
+// The keys of our log lines.
+const (
+	keyRequest  = "request"
+	keyMethod   = "method"
+	keyNetwork  = "network"
+	keyEndpoint = "endpoint"
+	keyTook     = "took"
+	keyStatus   = "status"
+	keyErr      = "err"
+	keyStack    = "stack"
+)
+
+// maxBody is far above what Docker sends: the longest request seen has 1 kB,
+// and a container with a thousand published ports makes about 100 kB.
+const maxBody = 1 << 20
+
+// mediaType is what Docker asks for; it does not look at the answer's.
+const mediaType = "application/vnd.docker.plugins.v1.2+json"
+
+// Handler serves Docker's plugin protocol. Make it with New.
+type Handler struct {
+	verbs   Verbs
+	log     *slog.Logger
+	methods map[string]method
+	count   atomic.Uint64
+}
+
+// method decodes the body of a call and carries it out. The ids are for the
+// log, and as complete as the body was.
+type method func(ctx context.Context, body []byte) (ids, any, error)
+
+// New makes the handler. Requests may come at the same time, as Docker sends
+// them; the verbs see to the order.
+func New(v Verbs, log *slog.Logger) *Handler {
+	h := &Handler{verbs: v, log: log}
+	h.methods = map[string]method{
+		"Plugin.Activate":                           constant(activation{Implements: []string{"NetworkDriver"}}),
+		"NetworkDriver.GetCapabilities":             constant(capabilities{Scope: "local", ConnectivityScope: "global", GwAllocChecker: true}),
+		"NetworkDriver.GwAllocCheck":                call(h.gwAllocCheck),
+		"NetworkDriver.AllocateNetwork":             call(h.allocateNetwork),
+		"NetworkDriver.FreeNetwork":                 call(h.nothingOfNetwork),
+		"NetworkDriver.CreateNetwork":               call(h.createNetwork),
+		"NetworkDriver.DeleteNetwork":               call(h.deleteNetwork),
+		"NetworkDriver.CreateEndpoint":              call(h.createEndpoint),
+		"NetworkDriver.EndpointOperInfo":            call(h.endpointInfo),
+		"NetworkDriver.DeleteEndpoint":              call(h.deleteEndpoint),
+		"NetworkDriver.Join":                        call(h.join),
+		"NetworkDriver.Leave":                       call(h.leave),
+		"NetworkDriver.ProgramExternalConnectivity": call(h.nothingOfEndpoint),
+		"NetworkDriver.RevokeExternalConnectivity":  call(h.nothingOfEndpoint),
+		"NetworkDriver.DiscoverNew":                 call(h.discovered),
+		"NetworkDriver.DiscoverDelete":              call(h.discovered),
+	}
+	return h
+}
+
+// call makes a method of a function of a decoded request.
+func call[Q idsOf](f func(context.Context, Q) (any, error)) method {
+	return func(ctx context.Context, body []byte) (ids, any, error) {
+		var q Q
+		if err := decode(body, &q); err != nil {
+			return q.which(), nil, err
+		}
+		answer, err := f(ctx, q)
+		return q.which(), answer, err
+	}
+}
+
+// constant makes a method that has no request and always the same answer.
+func constant(answer any) method {
+	return func(context.Context, []byte) (ids, any, error) { return ids{}, answer, nil }
+}
+
+// malformed is the error of a call that Docker would not make.
+type malformed struct {
+	status int
+	text   string
+}
+
+func (e *malformed) Error() string { return e.text }
+
+func malformedf(status int, format string, args ...any) error {
+	return &malformed{status, fmt.Sprintf(format, args...)}
+}
+
+// ServeHTTP answers one call. It always answers with a JSON object, a panic
+// included.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	start := time.Now()
+	number := h.count.Add(1)
+	name := strings.TrimPrefix(r.URL.Path, "/")
+	log := h.log.With(keyRequest, number, keyMethod, clip(name))
+
+	who, answer, err := h.run(w, r, name, log)
+	status := http.StatusOK
+	if err != nil {
+		text := err.Error()
+		switch bad, gone := (*malformed)(nil), (*crash)(nil); {
+		case errors.As(err, &bad):
+			status = bad.status
+		case errors.As(err, &gone):
+			status = http.StatusInternalServerError
+			text = fmt.Sprintf("internal error; the log of lanyard has the details (request %d)", number)
+		}
+		answer = failure{Err: text}
+	}
+	if status == http.StatusMethodNotAllowed {
+		w.Header().Set("Allow", http.MethodPost)
+	}
+	if err := reply(w, status, answer); err != nil {
+		log.Debug("answer lost", keyErr, err)
+	}
+
+	attrs := []any{keyTook, time.Since(start).Round(time.Microsecond)}
+	if who.NetworkID != "" {
+		attrs = append(attrs, keyNetwork, lan.Short(who.NetworkID))
+	}
+	if who.EndpointID != "" {
+		attrs = append(attrs, keyEndpoint, lan.Short(who.EndpointID))
+	}
+	switch {
+	case err == nil:
+		log.Debug("answered", attrs...)
+	case status != http.StatusOK || lan.Reason(err) != nil:
+		log.Warn("refused", append(attrs, keyStatus, status, keyErr, err)...)
+	default:
+		log.Error("failed", append(attrs, keyStatus, status, keyErr, err)...)
+	}
+}
+
+// crash is a panic of ours as an error.
+type crash struct{ value any }
+
+func (e *crash) Error() string { return fmt.Sprintf("panic: %v", e.value) }
+
+// run finds the method and carries it out.
+func (h *Handler) run(w http.ResponseWriter, r *http.Request, name string, log *slog.Logger) (who ids, answer any, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			log.Error("panic", keyErr, v, keyStack, string(debug.Stack()))
+			answer, err = nil, &crash{v}
+		}
+	}()
+	m, ok := h.methods[name]
+	if !ok {
+		return ids{}, nil, malformedf(http.StatusNotFound, "method %q is not known", clip(name))
+	}
+	if r.Method != http.MethodPost {
+		return ids{}, nil, malformedf(http.StatusMethodNotAllowed, "method %s is called with POST, not %s", name, clip(r.Method))
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if tooLong := (*http.MaxBytesError)(nil); errors.As(err, &tooLong) {
+		return ids{}, nil, malformedf(http.StatusRequestEntityTooLarge, "request body is longer than %d bytes", maxBody)
+	}
+	if err != nil {
+		return ids{}, nil, malformedf(http.StatusBadRequest, "request body: %v", err)
+	}
+	// A verb that has begun runs to its end even when Docker hangs up: the
+	// whole of it can be asked again, half of it would have to be undone.
+	return m(context.WithoutCancel(r.Context()), body)
+}
+
+// clip keeps a foreign word short enough to be shown.
+func clip(s string) string {
+	if len(s) > 64 {
+		return s[:64] + "..."
+	}
+	return s
+}
+
+// reply writes the answer.
+func reply(w http.ResponseWriter, status int, answer any) error {
+	b, err := json.Marshal(answer)
+	if err != nil {
+		status, b = http.StatusInternalServerError, []byte(`{"Err":"internal error: the answer cannot be encoded"}`)
+	}
+	w.Header().Set("Content-Type", mediaType)
+	w.WriteHeader(status)
+	if _, werr := w.Write(append(b, '\n')); werr != nil {
+		return werr
+	}
+	return err
+}
