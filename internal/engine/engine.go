@@ -1,57 +1,241 @@
 // Package engine has the verbs of the driver: create and delete a network,
 // add, join, leave and delete an endpoint; their order, their undo, and what is
 // restored on start.
+//
+// Each verb writes what it is about to do, does its kernel steps, and confirms;
+// what a crash cuts off is finished or undone by the next start.
 package engine
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
 
 	"github.com/lanyard-net/lanyard/internal/lan"
+	"github.com/lanyard-net/lanyard/internal/link"
+	"github.com/lanyard-net/lanyard/internal/store"
 )
 
-// Engine holds the networks and endpoints of this host.
-type Engine struct{}
-
-// CreateNetwork makes the network, or answers nil if the same one is there.
-func (e *Engine) CreateNetwork(ctx context.Context, r lan.NetworkRequest) error { panic("todo") }
-
-// SkipGateway says for which families the engine need not set a gateway
-// address aside for a network with these options.
-func (e *Engine) SkipGateway(opts map[string]string, internal bool) (v4, v6 bool, err error) {
-	panic("todo")
+// Config is what an engine works with. All fields are required. The engine
+// closes none of them.
+type Config struct {
+	DB    *store.DB
+	Links *link.Links
+	Log   *slog.Logger
 }
 
-// DeleteNetwork removes the network, its endpoints, and the links that only it used.
-func (e *Engine) DeleteNetwork(ctx context.Context, id string) error { panic("todo") }
+// Engine holds the networks and endpoints of this host. Its verbs may be called
+// at the same time and before Run; each returns when its changes are on disk and
+// in the kernel.
+type Engine struct {
+	db    *store.DB
+	links *link.Links
+	log   *slog.Logger
+	trash bin
 
-// AddEndpoint records an endpoint and returns its MAC address where we chose one, else "".
-func (e *Engine) AddEndpoint(ctx context.Context, r EndpointRequest) (mac string, err error) {
-	panic("todo")
+	// making is held by whatever makes or removes a network or a parent.
+	// Locks are taken in the order making, network.use, endpoint.verb, mu.
+	making sync.Mutex
+
+	mu        sync.Mutex // guards the maps and the fields that say so
+	networks  map[string]*network
+	endpoints map[string]*endpoint
 }
 
-// DeleteEndpoint removes the endpoint and its link.
-func (e *Engine) DeleteEndpoint(ctx context.Context, networkID, endpointID string) error {
-	panic("todo")
+// network is a network that stands.
+type network struct {
+	rec store.Network // never changes
+
+	// use is held for reading by verbs on endpoints and for writing by what
+	// removes the network.
+	use sync.RWMutex
+
+	parent  *link.Parent // guarded by Engine.mu; nil while there is none
+	problem string       // guarded by Engine.mu; why there is none
 }
 
-// Join makes the endpoint's link and says how the container is to use it.
-func (e *Engine) Join(ctx context.Context, networkID, endpointID, sandbox string) (*Attachment, error) {
-	panic("todo")
+// endpoint is an endpoint that stands.
+type endpoint struct {
+	net *network
+
+	verb sync.Mutex // held by a verb on this endpoint
+
+	rec    lan.Endpoint // guarded by Engine.mu
+	left   bool         // guarded by Engine.mu; Leave was called after Join
+	warned bool         // guarded by Engine.mu; the wish for a name was dealt with
 }
 
-// Leave notes that the container is about to give the link back.
-func (e *Engine) Leave(ctx context.Context, networkID, endpointID string) error { panic("todo") }
+// New reads the state. It changes nothing and starts nothing.
+func New(c Config) (*Engine, error) {
+	s, err := c.DB.Load()
+	if err != nil {
+		return nil, err
+	}
+	e := &Engine{
+		db: c.DB, links: c.Links, log: c.Log,
+		networks: map[string]*network{}, endpoints: map[string]*endpoint{},
+	}
+	e.trash.remove = func(names []string) {
+		if err := c.Links.DeleteAll(names); err != nil {
+			c.Log.Error("links of removed endpoints stay behind", "links", names, "err", err)
+		}
+	}
+	for _, rec := range s.Networks {
+		e.networks[rec.ID] = &network{rec: *rec}
+	}
+	for _, rec := range s.Endpoints {
+		n := e.networks[rec.NetworkID]
+		if n == nil {
+			c.Log.Warn("endpoint of an unknown network", "endpoint", rec.ID, "network", rec.NetworkID)
+			continue
+		}
+		e.endpoints[rec.ID] = &endpoint{net: n, rec: *rec}
+	}
+	return e, nil
+}
 
-// EndpointInfo returns nil for an endpoint that is there, else lan.ErrNotFound.
-func (e *Engine) EndpointInfo(ctx context.Context, networkID, endpointID string) error {
-	panic("todo")
+// houseKeeping is how often Run looks for what was left behind.
+const houseKeeping = time.Minute
+
+// Run restores what the kernel lost while we were away, then keeps house until
+// ctx ends. What cannot be restored is logged and tried again when it is needed.
+func (e *Engine) Run(ctx context.Context) error {
+	e.restore()
+	defer e.trash.wait()
+	tick := time.NewTicker(houseKeeping)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			e.sweep()
+		}
+	}
+}
+
+// network finds a network that stands.
+func (e *Engine) network(id string) (*network, error) {
+	if err := lan.CheckID("network id", id); err != nil {
+		return nil, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	n := e.networks[id]
+	if n == nil || n.rec.Making {
+		return nil, lan.Refusef(lan.ErrNotFound, "network %s is not known to lanyard; try: docker network rm, and create it again", lan.Short(id))
+	}
+	return n, nil
+}
+
+// endpoint finds an endpoint of a network, both of which stand.
+func (e *Engine) endpoint(networkID, id string) (*endpoint, error) {
+	if err := lan.CheckID("endpoint id", id); err != nil {
+		return nil, err
+	}
+	n, err := e.network(networkID)
+	if err != nil {
+		return nil, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	ep := e.endpoints[id]
+	if ep == nil || ep.net != n {
+		return nil, lan.Refusef(lan.ErrNotFound, "endpoint %s is not known to lanyard on network %s", lan.Short(id), lan.Short(networkID))
+	}
+	return ep, nil
+}
+
+// EndpointInfo answers for an endpoint that is there, else lan.ErrNotFound. The
+// engine calls it last when a container starts, so it is where a wish for an
+// interface name that the engine did not heed is noticed and logged.
+func (e *Engine) EndpointInfo(_ context.Context, networkID, endpointID string) error {
+	ep, err := e.endpoint(networkID, endpointID)
+	if err != nil {
+		return err
+	}
+	e.mu.Lock()
+	rec, look := ep.rec, !ep.warned && ep.rec.IfName != "" && ep.rec.Sandbox != ""
+	ep.warned = ep.warned || look
+	e.mu.Unlock()
+	if !look {
+		return nil
+	}
+	if e.links.Exists(rec.LinkName()) {
+		// Engines before 28 move the link later.
+		e.log.Warn("this engine (older than 28) does not heed the interface name", "ifname", rec.IfName, "endpoint", rec.ID)
+		return nil
+	}
+	name, err := link.NameInside(rec.Sandbox, rec.MAC, rec.IPv4.Addr().AsSlice())
+	switch {
+	case err != nil:
+		e.log.Debug("interface name not checked", "endpoint", rec.ID, "err", err)
+	case name != "" && name != rec.IfName:
+		e.log.Warn("this engine (older than 29) does not heed the interface name", "ifname", rec.IfName, "name", name, "endpoint", rec.ID)
+	}
+	return nil
 }
 
 // Networks lists all networks, oldest first.
-func (e *Engine) Networks() []NetworkState { panic("todo") }
+func (e *Engine) Networks() []NetworkState {
+	e.mu.Lock()
+	count := map[*network]int{}
+	for _, ep := range e.endpoints {
+		count[ep.net]++
+	}
+	states := make([]NetworkState, 0, len(e.networks))
+	parents := map[string]*link.Parent{}
+	for id, n := range e.networks {
+		states = append(states, NetworkState{Network: n.rec.Network, Endpoints: count[n], Problem: n.problem})
+		parents[id] = n.parent
+	}
+	e.mu.Unlock()
+	for i := range states {
+		s := &states[i]
+		if s.Isolated() {
+			s.Note = "no parent: isolated network on a dummy link; its containers reach each other and nothing else"
+		}
+		parent := parents[s.ID]
+		if parent == nil {
+			continue
+		}
+		p, err := e.links.ParentAt(parent.Index)
+		switch {
+		case err == nil:
+			s.ParentLink, s.ParentMAC, s.Tags, s.Made = p.Name, p.MAC.String(), p.Tags, p.Mine
+		case errors.Is(err, link.ErrParentGone):
+			s.Problem = fmt.Sprintf("parent %s is gone; it is looked for again when the next container starts", parent.Name)
+		default:
+			s.Problem = err.Error()
+		}
+	}
+	slices.SortFunc(states, func(a, b NetworkState) int { return a.Created.Compare(b.Created) })
+	return states
+}
 
 // Endpoints lists all endpoints, oldest first.
-func (e *Engine) Endpoints() []EndpointState { panic("todo") }
-
-// Run restores what the kernel lost while we were away, then keeps house until ctx ends.
-func (e *Engine) Run(ctx context.Context) error { panic("todo") }
+func (e *Engine) Endpoints() []EndpointState {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	states := make([]EndpointState, 0, len(e.endpoints))
+	for _, ep := range e.endpoints {
+		n := &ep.net.rec
+		s := EndpointState{Endpoint: ep.rec, Kind: n.Kind, Mode: n.Mode, Parent: n.Parent.String(), State: "created"}
+		if n.Isolated() {
+			s.Parent = n.DummyName()
+		}
+		switch {
+		case ep.left:
+			s.State = "left"
+		case ep.rec.Sandbox != "":
+			s.State = "joined"
+		}
+		states = append(states, s)
+	}
+	slices.SortFunc(states, func(a, b EndpointState) int { return a.Created.Compare(b.Created) })
+	return states
+}

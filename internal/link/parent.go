@@ -424,13 +424,17 @@ func (l *Links) raise(link netlink.Link) error {
 	return nil
 }
 
-// EnsureDummy makes the dummy link that stands in for a parent, or finds it.
-func (l *Links) EnsureDummy(name string) (*Parent, error) {
+// EnsureDummy makes the dummy link that stands in for a parent, or finds it. Its
+// MTU is at least mtu bytes.
+func (l *Links) EnsureDummy(name string, mtu int) (*Parent, error) {
 	link, err := l.h.LinkByName(name)
 	if isNotFound(err) {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name = name
 		attrs.Group = Group
+		if mtu > 1500 {
+			attrs.MTU = mtu
+		}
 		err = l.h.LinkAdd(&netlink.Dummy{LinkAttrs: attrs})
 		if errors.Is(err, unix.EOPNOTSUPP) {
 			return nil, lan.Refusef(lan.ErrUnavailable, "a network without a parent needs a dummy link, and this kernel has none; try: modprobe dummy, or -o parent=eth0")
@@ -552,4 +556,24 @@ func (l *Links) Chain(index int) []int {
 		index = link.Attrs().ParentIndex
 	}
 	return chain
+}
+
+// OurParents lists the VLANs and dummies that we made, those on top first.
+func (l *Links) OurParents() ([]*Parent, error) {
+	links, err := l.list()
+	if err != nil {
+		return nil, err
+	}
+	var parents []*Parent
+	for _, link := range links {
+		if t := link.Type(); mine(link) && (t == "vlan" || t == "dummy") {
+			p, err := l.parent(link)
+			if err != nil {
+				return nil, err
+			}
+			parents = append(parents, p)
+		}
+	}
+	slices.SortFunc(parents, func(a, b *Parent) int { return len(b.Tags) - len(a.Tags) })
+	return parents, nil
 }

@@ -1,0 +1,395 @@
+package engine
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"time"
+
+	"github.com/lanyard-net/lanyard/internal/lan"
+	"github.com/lanyard-net/lanyard/internal/link"
+	"github.com/lanyard-net/lanyard/internal/netns"
+	"github.com/lanyard-net/lanyard/internal/store"
+)
+
+// AddEndpoint records an endpoint. It returns the endpoint's MAC address where we
+// chose one, "" where the user did or the kind has none. The same request again
+// gets the same answer.
+func (e *Engine) AddEndpoint(_ context.Context, r EndpointRequest) (mac string, err error) {
+	if err := lan.CheckID("endpoint id", r.EndpointID); err != nil {
+		return "", err
+	}
+	n, err := e.network(r.NetworkID)
+	if err != nil {
+		return "", err
+	}
+	n.use.RLock()
+	defer n.use.RUnlock()
+	if n, err = e.network(r.NetworkID); err != nil {
+		return "", err // deleted while we waited
+	}
+	rec := lan.Endpoint{
+		ID: r.EndpointID, NetworkID: r.NetworkID, IPv4: r.IPv4, IPv6: r.IPv6,
+		IfName: r.Options.IfName, Created: time.Now().UTC(),
+	}
+	if rec.IfName == "" {
+		rec.IfName = n.rec.IfName
+	}
+	if rec.MAC, err = checkMAC(n, r.MAC); err != nil {
+		return "", err
+	}
+	for _, addr := range []netip.Prefix{r.IPv4, r.IPv6} {
+		if err := checkAddress(n, addr); err != nil {
+			return "", err
+		}
+	}
+
+	ep, again, err := e.reserve(n, rec)
+	if err != nil {
+		return "", err
+	}
+	if !again {
+		if err := e.db.Write(store.PutEndpoint(&ep.rec)); err != nil {
+			e.forget(rec.ID)
+			return "", err
+		}
+		if r.Published > 0 {
+			e.log.Warn("ports cannot be published on a LAN network: the container's own address has them all", "endpoint", rec.ID, "ports", r.Published)
+		}
+	}
+	if r.MAC == "" {
+		return ep.rec.MAC, nil
+	}
+	return "", nil
+}
+
+// reserve puts an endpoint among those that stand, with a MAC address, unless
+// another one stands against it. again reports that the same endpoint is there.
+func (e *Engine) reserve(n *network, rec lan.Endpoint) (ep *endpoint, again bool, err error) {
+	e.dropStale(n, rec)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if old := e.endpoints[rec.ID]; old != nil {
+		same := old.net == n && old.rec.IPv4 == rec.IPv4 && old.rec.IPv6 == rec.IPv6 && old.rec.IfName == rec.IfName &&
+			(rec.MAC == "" || old.rec.MAC == rec.MAC)
+		if !same {
+			return nil, false, lan.Refusef(lan.ErrConflict, "endpoint %s exists with other properties", lan.Short(rec.ID))
+		}
+		return old, true, nil
+	}
+	for _, old := range e.endpoints {
+		if err := clash(n, rec, old); err != nil {
+			return nil, false, err
+		}
+	}
+	if rec.MAC == "" && n.rec.Kind == lan.Macvlan {
+		rec.MAC = e.chooseMAC(n, rec)
+	}
+	ep = &endpoint{net: n, rec: rec}
+	e.endpoints[rec.ID] = ep
+	return ep, false, nil
+}
+
+// clash refuses an endpoint that cannot be beside old.
+func clash(n *network, rec lan.Endpoint, old *endpoint) error {
+	if old.net.rec.Key != n.rec.Key {
+		return nil
+	}
+	if n.rec.Mode == lan.ModePassthru {
+		return lan.Refusef(lan.ErrConflict, "mode passthru takes one endpoint, and parent %s has one: %s", n.rec.Parent, lan.Short(old.rec.ID))
+	}
+	if rec.MAC != "" && rec.MAC == old.rec.MAC {
+		return lan.Refusef(lan.ErrConflict, "MAC address %s is in use on parent %s by endpoint %s", rec.MAC, n.rec.Parent, lan.Short(old.rec.ID))
+	}
+	if old.net != n {
+		return nil
+	}
+	for _, pair := range [][2]netip.Prefix{{rec.IPv4, old.rec.IPv4}, {rec.IPv6, old.rec.IPv6}} {
+		if pair[0].IsValid() && pair[0].Addr() == pair[1].Addr() {
+			return lan.Refusef(lan.ErrConflict, "address %s is in use by endpoint %s of the same network", pair[0].Addr(), lan.Short(old.rec.ID))
+		}
+	}
+	return nil
+}
+
+// betweenVerbs is how long the engine may take from AddEndpoint to Join when
+// nothing is wrong, many containers started at once included.
+const betweenVerbs = 10 * time.Second
+
+// dropStale removes endpoints that stand against rec only in our records:
+// engines that were killed do not always tell us of the end of a container.
+func (e *Engine) dropStale(n *network, rec lan.Endpoint) {
+	e.mu.Lock()
+	var against []*endpoint
+	for _, old := range e.endpoints {
+		if old.rec.ID != rec.ID && clash(n, rec, old) != nil {
+			against = append(against, old)
+		}
+	}
+	e.mu.Unlock()
+	for _, old := range against {
+		if e.stale(old, betweenVerbs) {
+			e.drop(old)
+		}
+	}
+}
+
+// checkMAC refuses a MAC address that the user may not choose, and returns it in
+// one spelling.
+func checkMAC(n *network, s string) (string, error) {
+	if s == "" {
+		return "", nil
+	}
+	if n.rec.Kind == lan.Ipvlan {
+		return "", lan.Refusef(lan.ErrInvalid, "ipvlan interfaces do not support custom mac address assignment: all have their parent's; try: a macvlan network")
+	}
+	mac, err := lan.ParseMAC(s)
+	if err != nil {
+		return "", err
+	}
+	return mac.String(), nil
+}
+
+// checkAddress refuses an address that no subnet of the network holds. Without
+// pools (Docker's null IPAM) any is good.
+func checkAddress(n *network, p netip.Prefix) error {
+	if !p.IsValid() {
+		return nil
+	}
+	if _, ok := n.rec.SubnetOf(p.Addr()); !ok {
+		return lan.Refusef(lan.ErrInvalid, "address %s is in no subnet of network %s", p.Addr(), lan.Short(n.rec.ID))
+	}
+	return nil
+}
+
+// chooseMAC makes an endpoint's MAC address: locally administered, and the same
+// for the same address on the same wire of this host, so that a container that
+// comes back with its address is known to its neighbours. A passthru link has
+// its parent's. The caller holds mu.
+func (e *Engine) chooseMAC(n *network, rec lan.Endpoint) string {
+	if n.rec.Mode == lan.ModePassthru && n.parent != nil {
+		return n.parent.MAC.String()
+	}
+	seed := rec.IPv4.Addr().String() + " " + rec.IPv6.Addr().String()
+	if !rec.IPv4.IsValid() && !rec.IPv6.IsValid() {
+		seed = rec.ID
+	}
+	for try := 0; ; try++ {
+		sum := sha256.Sum256(fmt.Appendf(nil, "%x %s %s %d", e.db.Salt(), n.rec.Key, seed, try))
+		mac := net.HardwareAddr(sum[:6])
+		mac[0] = mac[0]&^1 | 2 // unicast, locally administered (IEEE 802c)
+		if !e.hasMAC(n.rec.Key, mac.String()) {
+			return mac.String()
+		}
+	}
+}
+
+func (e *Engine) hasMAC(key, mac string) bool {
+	for _, ep := range e.endpoints {
+		if ep.rec.MAC == mac && ep.net.rec.Key == key {
+			return true
+		}
+	}
+	return false
+}
+
+// Join makes the endpoint's link and says how the container is to use it. The
+// same request again gets the same answer.
+func (e *Engine) Join(_ context.Context, networkID, endpointID, sandbox string) (*Attachment, error) {
+	if !filepath.IsAbs(sandbox) || len(sandbox) > 4096 {
+		return nil, lan.Refusef(lan.ErrInvalid, "sandbox key %.64q is not an absolute path", sandbox)
+	}
+	a, err := e.join(networkID, endpointID, sandbox)
+	if !errors.Is(err, link.ErrParentGone) {
+		return a, err
+	}
+	n, err := e.network(networkID)
+	if err != nil {
+		return nil, err
+	}
+	e.making.Lock()
+	err = e.ensureParent(n)
+	e.making.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	return e.join(networkID, endpointID, sandbox)
+}
+
+// join is Join for a parent that is there; link.ErrParentGone if it is not.
+func (e *Engine) join(networkID, endpointID, sandbox string) (*Attachment, error) {
+	ep, err := e.hold(networkID, endpointID)
+	if err != nil {
+		return nil, err
+	}
+	defer e.letGo(ep)
+	e.mu.Lock()
+	before, left, parent := ep.rec, ep.left, ep.net.parent
+	e.mu.Unlock()
+	if before.Sandbox != "" && !left {
+		if e.links.Exists(before.LinkName()) && before.Sandbox == sandbox {
+			return attachment(ep.net, before), nil
+		}
+		if netns.Alive(before.Sandbox) {
+			return nil, lan.Refusef(lan.ErrConflict, "endpoint %s is in sandbox %s already", lan.Short(endpointID), before.Sandbox)
+		}
+	}
+	if parent == nil {
+		return nil, link.ErrParentGone
+	}
+
+	after := before
+	after.Sandbox = sandbox
+	// The record from AddEndpoint is enough to find the link after a crash, so
+	// the disk and the kernel may work at the same time.
+	wrote := make(chan error, 1)
+	go func() { wrote <- e.db.Write(store.PutEndpoint(&after)) }()
+	err = e.addLink(ep.net, before, parent)
+	werr := <-wrote
+	switch {
+	case err == nil && werr == nil:
+	case err == nil:
+		e.trash.put(before.LinkName())
+		return nil, werr
+	case werr == nil:
+		return nil, errors.Join(err, e.db.Write(store.PutEndpoint(&before)))
+	default:
+		return nil, errors.Join(err, werr)
+	}
+	e.mu.Lock()
+	ep.rec, ep.left, ep.warned = after, false, false
+	e.mu.Unlock()
+	return attachment(ep.net, after), nil
+}
+
+// hold finds an endpoint and keeps other verbs off it, and its network's removal,
+// until letGo.
+func (e *Engine) hold(networkID, endpointID string) (*endpoint, error) {
+	ep, err := e.endpoint(networkID, endpointID)
+	if err != nil {
+		return nil, err
+	}
+	ep.net.use.RLock()
+	ep.verb.Lock()
+	// It may have been deleted while we waited.
+	if again, err := e.endpoint(networkID, endpointID); err != nil || again != ep {
+		e.letGo(ep)
+		if err == nil {
+			err = lan.Refusef(lan.ErrConflict, "endpoint %s was made anew meanwhile", lan.Short(endpointID))
+		}
+		return nil, err
+	}
+	return ep, nil
+}
+
+func (e *Engine) letGo(ep *endpoint) {
+	ep.verb.Unlock()
+	ep.net.use.RUnlock()
+}
+
+// addLink makes an endpoint's link on its network's parent.
+func (e *Engine) addLink(n *network, rec lan.Endpoint, parent *link.Parent) error {
+	child := link.Child{
+		Name: rec.LinkName(), ParentIndex: parent.Index, Kind: n.rec.Kind, Mode: n.rec.Mode, Flag: n.rec.Flag, MTU: n.rec.MTU,
+	}
+	if n.rec.Mode == lan.ModePassthru {
+		e.trash.wait() // the kernel takes one child, and the last one may be on its way out
+	}
+	if rec.MAC != "" {
+		mac, err := net.ParseMAC(rec.MAC)
+		if err != nil {
+			return fmt.Errorf("endpoint record: %w", err)
+		}
+		child.MAC = mac
+	}
+	if err := e.links.AddChild(child); err != nil {
+		return fmt.Errorf("parent %s: %w", parent.Name, err)
+	}
+	return nil
+}
+
+// attachment is how a container uses its link. The routes per mode: on a segment
+// (macvlan, ipvlan l2) the gateway of the subnet that holds the address; where
+// the kernel routes (ipvlan l3 and l3s) a default route on the link and no
+// gateway; nothing on an internal network.
+func attachment(n *network, rec lan.Endpoint) *Attachment {
+	a := &Attachment{SrcName: rec.LinkName(), DstPrefix: "eth", DstName: rec.IfName}
+	if n.rec.Internal {
+		return a
+	}
+	for _, p := range []netip.Prefix{rec.IPv4, rec.IPv6} {
+		if !p.IsValid() {
+			continue
+		}
+		if n.rec.L3() {
+			a.Routes = append(a.Routes, Route{Dst: netip.PrefixFrom(unspecified(p.Addr()), 0)})
+			continue
+		}
+		subnet, ok := n.rec.SubnetOf(p.Addr())
+		gw := subnet.Gateway
+		if !ok || n.rec.Gateway == lan.GatewayNone || !gw.IsValid() || gw == p.Addr() {
+			continue
+		}
+		if !p.Contains(gw) {
+			// The engine wants a route to the gateway before it sets it.
+			a.Routes = append(a.Routes, Route{Dst: netip.PrefixFrom(gw, gw.BitLen())})
+		}
+		if gw.Is4() {
+			a.Gateway4 = gw
+		} else {
+			a.Gateway6 = gw
+		}
+	}
+	return a
+}
+
+func unspecified(a netip.Addr) netip.Addr {
+	if a.Is4() {
+		return netip.IPv4Unspecified()
+	}
+	return netip.IPv6Unspecified()
+}
+
+// Leave notes that the container is about to give the link back. The link is
+// still in the container, so nothing is done to it.
+func (e *Engine) Leave(_ context.Context, networkID, endpointID string) error {
+	ep, err := e.hold(networkID, endpointID)
+	if err != nil {
+		return err
+	}
+	defer e.letGo(ep)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	ep.left = true
+	return nil
+}
+
+// DeleteEndpoint removes the endpoint. Its link goes in the background.
+func (e *Engine) DeleteEndpoint(_ context.Context, networkID, endpointID string) error {
+	ep, err := e.hold(networkID, endpointID)
+	if err != nil {
+		return err
+	}
+	defer e.letGo(ep)
+	return e.remove(ep)
+}
+
+// remove removes an endpoint that the caller holds.
+func (e *Engine) remove(ep *endpoint) error {
+	if err := e.db.Write(store.DeleteEndpoint(ep.rec.ID)); err != nil {
+		return err
+	}
+	e.forget(ep.rec.ID)
+	e.trash.put(ep.rec.LinkName())
+	return nil
+}
+
+func (e *Engine) forget(id string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.endpoints, id)
+}

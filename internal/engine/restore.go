@@ -1,0 +1,154 @@
+package engine
+
+import (
+	"strings"
+	"time"
+
+	"github.com/lanyard-net/lanyard/internal/lan"
+	"github.com/lanyard-net/lanyard/internal/netns"
+	"github.com/lanyard-net/lanyard/internal/store"
+)
+
+// neverJoined is how long an endpoint may be without a sandbox: the engine joins
+// it in the same breath, but may try again for some 15 s when we are away.
+const neverJoined = 2 * time.Minute
+
+// restore undoes networks whose making was cut off, makes the parents of all
+// others stand again, and sweeps.
+func (e *Engine) restore() {
+	e.making.Lock()
+	e.mu.Lock()
+	var stand, cut []*network
+	for id, n := range e.networks {
+		if n.rec.Making {
+			cut = append(cut, n)
+			delete(e.networks, id)
+			continue
+		}
+		stand = append(stand, n)
+	}
+	e.mu.Unlock()
+	for _, n := range cut {
+		// What was made of it is swept below, as a link of ours without a use.
+		if err := e.db.Write(store.DeleteNetwork(n.rec.ID)); err != nil {
+			e.log.Error("network that was cut off is still on record", "network", n.rec.ID, "err", err)
+			continue
+		}
+		e.log.Info("undone: network whose creation was cut off", "network", n.rec.ID)
+	}
+	for _, n := range stand {
+		if err := e.ensureParent(n); err != nil {
+			e.log.Warn("network has no parent now; tried again when a container starts", "network", n.rec.ID, "err", err)
+			continue
+		}
+		e.log.Info("network restored", "network", n.rec.ID, "parent", n.parent.Name, "made", n.parent.Mine)
+	}
+	e.making.Unlock()
+	e.sweep()
+}
+
+// sweep removes what nothing stands behind any more: endpoints whose container
+// is gone without a word, children of ours in the host's namespace that belong to
+// no endpoint, sub-interfaces and dummies of ours that belong to no network.
+func (e *Engine) sweep() {
+	e.making.Lock()
+	defer e.making.Unlock()
+	e.mu.Lock()
+	all := make([]*endpoint, 0, len(e.endpoints))
+	for _, ep := range e.endpoints {
+		all = append(all, ep)
+	}
+	e.mu.Unlock()
+	for _, ep := range all {
+		if e.stale(ep, neverJoined) {
+			e.drop(ep)
+		}
+	}
+	e.trash.wait()
+
+	children, err := e.links.Mine()
+	if err != nil {
+		e.log.Error("links of ours not listed", "err", err)
+	}
+	known := map[string]bool{}
+	e.mu.Lock()
+	for _, ep := range e.endpoints {
+		known[ep.rec.LinkName()] = true
+	}
+	e.mu.Unlock()
+	for _, name := range children {
+		if !known[name] {
+			e.log.Info("removed: link of no endpoint", "link", name)
+			e.trash.put(name)
+		}
+	}
+	e.sweepParents()
+}
+
+// sweepParents removes sub-interfaces and dummies of ours that no network stands
+// on, or would stand on if its parent could be found. The caller holds making.
+func (e *Engine) sweepParents() {
+	parents, err := e.links.OurParents()
+	if err != nil {
+		e.log.Error("parents of ours not listed", "err", err)
+		return
+	}
+	used := e.inUse()
+	for _, p := range parents {
+		if used[p.Index] || e.wanted(p.Key) {
+			continue
+		}
+		e.log.Info("removed: parent of no network", "link", p.Name)
+		if err := e.release(p.Index); err != nil {
+			e.log.Error("parent of no network stays behind", "link", p.Name, "err", err)
+		}
+	}
+}
+
+// wanted reports whether a network's wire is the one with this key, or leads
+// through it.
+func (e *Engine) wanted(key string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, n := range e.networks {
+		if n.rec.Key == key || strings.HasPrefix(n.rec.Key, key+"|") {
+			return true
+		}
+	}
+	return false
+}
+
+// stale reports whether an endpoint's container is gone: its link is not in the
+// host's namespace, and its sandbox is no namespace any more. An endpoint that no
+// sandbox joined is stale when it is older than unjoined. A verb at work on the
+// endpoint proves that it is not.
+func (e *Engine) stale(ep *endpoint, unjoined time.Duration) bool {
+	if !ep.verb.TryLock() {
+		return false
+	}
+	defer ep.verb.Unlock()
+	e.mu.Lock()
+	rec := ep.rec
+	e.mu.Unlock()
+	if rec.Sandbox == "" {
+		return time.Since(rec.Created) > unjoined
+	}
+	return !netns.Alive(rec.Sandbox) && !e.links.Exists(rec.LinkName())
+}
+
+// drop removes a stale endpoint.
+func (e *Engine) drop(ep *endpoint) {
+	ep.verb.Lock()
+	defer ep.verb.Unlock()
+	e.mu.Lock()
+	there := e.endpoints[ep.rec.ID] == ep
+	e.mu.Unlock()
+	if !there {
+		return
+	}
+	if err := e.remove(ep); err != nil {
+		e.log.Error("endpoint of a container that is gone stays on record", "endpoint", ep.rec.ID, "err", err)
+		return
+	}
+	e.log.Info("removed: endpoint of a container that is gone", "endpoint", lan.Short(ep.rec.ID), "network", lan.Short(ep.net.rec.ID))
+}

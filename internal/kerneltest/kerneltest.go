@@ -1,0 +1,143 @@
+// Package kerneltest gives tests a real kernel to work on: a fresh network
+// namespace each, and a word on what this kernel has.
+package kerneltest
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/lanyard-net/lanyard/internal/netns"
+)
+
+// FullKernel is the environment variable that tells tests that the kernel ought
+// to have everything: what would be skipped fails then.
+const FullKernel = "LANYARD_FULL_KERNEL"
+
+// Host is a network namespace of a test's own.
+type Host struct {
+	NS *netns.NS
+	t  testing.TB
+}
+
+// New makes a namespace that ends with the test. Without the rights to make one
+// the test is skipped, or fails where the kernel ought to have everything.
+func New(t testing.TB) *Host {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		skip(t, "not root")
+	}
+	ns, err := netns.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ns.Close() })
+	return &Host{NS: ns, t: t}
+}
+
+// Veth makes a pair of veth links, the wire of a test, both up.
+func (h *Host) Veth(a, b string) {
+	h.t.Helper()
+	h.IP("link add %s type veth peer name %s", a, b)
+	h.IP("link set %s up", a)
+	h.IP("link set %s up", b)
+}
+
+// IP runs ip(8) in the namespace and returns what it prints; a failure ends the
+// test.
+func (h *Host) IP(format string, args ...any) string {
+	h.t.Helper()
+	out, err := h.TryIP(format, args...)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return out
+}
+
+// TryIP is IP for commands that may fail.
+func (h *Host) TryIP(format string, args ...any) (string, error) {
+	line := fmt.Sprintf(format, args...)
+	var out []byte
+	err := h.NS.Do(func() error {
+		var err error
+		out, err = exec.Command("ip", strings.Fields(line)...).CombinedOutput()
+		return err
+	})
+	if err != nil {
+		return "", fmt.Errorf("ip %s: %w: %s", line, err, out)
+	}
+	return string(out), nil
+}
+
+// Links lists the names of all links in the namespace but the loopback.
+func (h *Host) Links() []string {
+	h.t.Helper()
+	var names []string
+	for line := range strings.Lines(h.IP("-br link show")) {
+		name, _, _ := strings.Cut(strings.Fields(line)[0], "@")
+		if name != "lo" {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// Path is a path by which the namespace can be opened while the test runs.
+func (h *Host) Path() string {
+	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), h.NS.Fd())
+}
+
+// Features that kernels lack, and the command that makes one to see.
+var probes = map[string]string{
+	"vlan":   "link add link v0 name p0 type vlan id 2",
+	"qinq":   "link add link v0 name p0 type vlan proto 802.1ad id 2",
+	"ipvlan": "link add link v0 name p0 type ipvlan mode l2",
+	"dummy":  "link add p0 type dummy",
+	"bond":   "link add p0 type bond",
+	"bridge": "link add p0 type bridge",
+	"vrf":    "link add p0 type vrf table 10",
+}
+
+var (
+	probeMu sync.Mutex // guards probed
+	probed  = map[string]error{}
+)
+
+// Need skips the test where the kernel lacks one of the features; where it ought
+// to have everything, that fails.
+func Need(t testing.TB, features ...string) {
+	t.Helper()
+	for _, f := range features {
+		if err := probe(t, f); err != nil {
+			skip(t, fmt.Sprintf("this kernel has no %s (%v)", f, err))
+		}
+	}
+}
+
+func probe(t testing.TB, feature string) error {
+	probeMu.Lock()
+	defer probeMu.Unlock()
+	if err, ok := probed[feature]; ok {
+		return err
+	}
+	line, ok := probes[feature]
+	if !ok {
+		t.Fatalf("no probe for kernel feature %q", feature)
+	}
+	h := New(t)
+	h.Veth("v0", "v1")
+	_, err := h.TryIP("%s", line)
+	probed[feature] = err
+	return err
+}
+
+func skip(t testing.TB, why string) {
+	t.Helper()
+	if os.Getenv(FullKernel) != "" {
+		t.Fatalf("%s, and %s is set", why, FullKernel)
+	}
+	t.Skip(why)
+}
