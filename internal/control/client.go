@@ -1,0 +1,117 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"syscall"
+	"time"
+
+	"github.com/lanyard-net/lanyard/internal/engine"
+	"github.com/lanyard-net/lanyard/internal/lan"
+)
+
+var (
+	// ErrNotRunning comes when nothing answers on the socket.
+	ErrNotRunning = errors.New("daemon is not running")
+	// ErrDenied comes when the socket may not be opened by this user.
+	ErrDenied = errors.New("permission denied")
+)
+
+// maxAnswer bounds what the client reads: some hundred thousand endpoints.
+const maxAnswer = 128 << 20
+
+// Client asks a daemon. Its methods may be called at the same time. Errors wrap
+// ErrNotRunning, ErrDenied or a sentinel of package lan where one applies.
+type Client struct {
+	socket string
+	http   http.Client
+}
+
+// NewClient makes a client of the daemon on socket. It does not connect yet.
+func NewClient(socket string) *Client {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", socket)
+	}
+	return &Client{socket, http.Client{
+		Transport: &http.Transport{DialContext: dial, DisableCompression: true},
+		Timeout:   30 * time.Second,
+	}}
+}
+
+// Close drops the connections that are kept open. The client stays usable.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Version asks which daemon runs.
+func (c *Client) Version(ctx context.Context) (v Version, err error) {
+	return v, c.get(ctx, "version", &v)
+}
+
+// Networks lists all networks, oldest first.
+func (c *Client) Networks(ctx context.Context) (list []engine.NetworkState, err error) {
+	return list, c.get(ctx, "networks", &list)
+}
+
+// Network is the network with the given id, or of which the id begins so.
+func (c *Client) Network(ctx context.Context, id string) (*engine.NetworkState, error) {
+	var n engine.NetworkState
+	if err := c.get(ctx, "networks/"+url.PathEscape(id), &n); err != nil {
+		return nil, err
+	}
+	return &n, nil
+}
+
+// Endpoints lists the endpoints of a network, or of all networks if network
+// is "".
+func (c *Client) Endpoints(ctx context.Context, network string) (list []engine.EndpointState, err error) {
+	path := "endpoints"
+	if network != "" {
+		path += "?" + url.Values{"network": {network}}.Encode()
+	}
+	return list, c.get(ctx, path, &list)
+}
+
+func (c *Client) get(ctx context.Context, path string, into any) error {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://lanyard/v1/"+path, nil)
+	if err != nil {
+		return err
+	}
+	w, err := c.http.Do(r)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("control socket %s: %w", c.socket, ErrNotRunning)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("control socket %s: %w", c.socket, ErrDenied)
+	case err != nil:
+		return fmt.Errorf("control socket %s: %w", c.socket, err)
+	}
+	defer w.Body.Close()
+	body := io.LimitReader(w.Body, maxAnswer)
+	if w.StatusCode != http.StatusOK {
+		return readError(body, w.Status)
+	}
+	if err := json.NewDecoder(body).Decode(into); err != nil {
+		return fmt.Errorf("control socket %s: answer: %w", c.socket, err)
+	}
+	return nil
+}
+
+// readError makes an error of an error answer.
+func readError(body io.Reader, status string) error {
+	var e wireError
+	if err := json.NewDecoder(body).Decode(&e); err != nil || e.Error == "" {
+		return fmt.Errorf("daemon answered %s", status)
+	}
+	for _, s := range statuses {
+		if s.code == e.Code {
+			return lan.Refusef(s.reason, "%s", e.Error)
+		}
+	}
+	return errors.New(e.Error)
+}

@@ -1,0 +1,177 @@
+// Package control is the operator's door: what the daemon holds, as JSON over
+// HTTP on a unix socket. Handler and Client stand side by side and share their
+// types. The API reads; nothing is changed through it.
+//
+//	GET /v1/version
+//	GET /v1/networks
+//	GET /v1/networks/{id or unique prefix}
+//	GET /v1/endpoints?network={id or unique prefix}
+//
+// An error is {"error": text, "code": code}, where the code is one of the
+// constants below. Fields are added with time; none is renamed or removed.
+package control
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"strings"
+
+	"github.com/lanyard-net/lanyard/internal/engine"
+	"github.com/lanyard-net/lanyard/internal/lan"
+)
+
+// The codes of errors.
+const (
+	CodeInvalid  = "invalid"
+	CodeNotFound = "not_found"
+	CodeConflict = "conflict"
+	CodeInternal = "internal"
+)
+
+// Version says which lanyard answers.
+type Version struct {
+	Version string `json:"version"`
+	Commit  string `json:"commit,omitempty"`
+	Go      string `json:"go"`
+}
+
+// Source is what the handler reads; all fields are required. The functions are
+// those of *engine.Engine.
+type Source struct {
+	Version   Version
+	Networks  func() []engine.NetworkState
+	Endpoints func() []engine.EndpointState
+}
+
+// wireError is an error on the wire.
+type wireError struct {
+	Error string `json:"error"`
+	Code  string `json:"code"`
+}
+
+const keyErr = "err"
+
+// NewHandler serves src.
+func NewHandler(src Source, log *slog.Logger) http.Handler {
+	mux := http.NewServeMux()
+	get := func(path string, f func(*http.Request) (any, error)) {
+		mux.HandleFunc("GET /v1/"+path, func(w http.ResponseWriter, r *http.Request) {
+			answer, err := guarded(f, r, log)
+			reply(w, log, answer, err)
+		})
+	}
+	get("version", func(*http.Request) (any, error) { return src.Version, nil })
+	get("networks", func(*http.Request) (any, error) { return orEmpty(src.Networks()), nil })
+	get("networks/{id}", func(r *http.Request) (any, error) { return find(src.Networks(), r.PathValue("id")) })
+	get("endpoints", func(r *http.Request) (any, error) {
+		all := orEmpty(src.Endpoints())
+		if !r.URL.Query().Has("network") {
+			return all, nil
+		}
+		n, err := find(src.Networks(), r.URL.Query().Get("network"))
+		if err != nil {
+			return nil, err
+		}
+		some := []engine.EndpointState{}
+		for _, e := range all {
+			if e.NetworkID == n.ID {
+				some = append(some, e)
+			}
+		}
+		return some, nil
+	})
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		reply(w, log, nil, lan.Refusef(lan.ErrNotFound, "%s %s is not part of this API", clip(r.Method), clip(r.URL.Path)))
+	})
+	return mux
+}
+
+// orEmpty makes an empty list print as [] and not as null.
+func orEmpty[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
+}
+
+// guarded turns a panic into an error, so that a fault in a listing leaves the
+// daemon standing.
+func guarded(f func(*http.Request) (any, error), r *http.Request, log *slog.Logger) (answer any, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			log.Error("panic", keyErr, v, "stack", string(debug.Stack()))
+			answer, err = nil, errors.New("internal error; the log of lanyard has the details")
+		}
+	}()
+	return f(r)
+}
+
+// find is the network with the given id or unique prefix of one.
+func find(all []engine.NetworkState, id string) (*engine.NetworkState, error) {
+	if id == "" {
+		return nil, lan.Refusef(lan.ErrInvalid, "network id is missing")
+	}
+	var found []*engine.NetworkState
+	for i := range all {
+		if all[i].ID == id {
+			return &all[i], nil
+		}
+		if strings.HasPrefix(all[i].ID, id) {
+			found = append(found, &all[i])
+		}
+	}
+	switch len(found) {
+	case 0:
+		return nil, lan.Refusef(lan.ErrNotFound, "network %q is not known; try: lanyard network ls", clip(id))
+	case 1:
+		return found[0], nil
+	}
+	return nil, lan.Refusef(lan.ErrConflict, "network %q is the beginning of %d ids, among them %s and %s; give more of it",
+		id, len(found), lan.Short(found[0].ID), lan.Short(found[1].ID))
+}
+
+// clip keeps a foreign word short enough to be shown.
+func clip(s string) string {
+	if len(s) > 64 {
+		return s[:64] + "..."
+	}
+	return s
+}
+
+// statuses are the HTTP status and the code of each reason.
+var statuses = []struct {
+	reason error
+	status int
+	code   string
+}{
+	{lan.ErrInvalid, http.StatusBadRequest, CodeInvalid},
+	{lan.ErrNotFound, http.StatusNotFound, CodeNotFound},
+	{lan.ErrConflict, http.StatusConflict, CodeConflict},
+}
+
+func reply(w http.ResponseWriter, log *slog.Logger, answer any, err error) {
+	status := http.StatusOK
+	if err != nil {
+		code := CodeInternal
+		status = http.StatusInternalServerError
+		for _, s := range statuses {
+			if errors.Is(err, s.reason) {
+				status, code = s.status, s.code
+			}
+		}
+		answer = wireError{Error: err.Error(), Code: code}
+	}
+	b, err := json.Marshal(answer)
+	if err != nil {
+		status, b = http.StatusInternalServerError, []byte(`{"error":"internal error: the answer cannot be encoded","code":"internal"}`)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	if _, werr := fmt.Fprintf(w, "%s\n", b); werr != nil || err != nil {
+		log.Debug("answer lost", keyErr, errors.Join(err, werr))
+	}
+}
