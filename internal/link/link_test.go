@@ -334,6 +334,7 @@ func TestQinQ(t *testing.T) {
 	if _, err := h.TryIP("link show eth1.200"); err == nil {
 		t.Error("eth1.200 stays behind")
 	}
+	h.IP("link add link eth1 name eth1.200 type vlan proto 802.1ad id 200")
 
 	q := ensure(t, l, lan.ParentSpec{Name: "eth1.300.100", Proto: lan.Dot1Q})
 	if q.Key != "eth1|802.1Q:300|802.1Q:100" {
@@ -341,6 +342,12 @@ func TestQinQ(t *testing.T) {
 	}
 	if _, err := l.Look(spec("eth1.300.7"), lan.Macvlan); !errors.Is(err, lan.ErrConflict) || !strings.Contains(err.Error(), "vlan_protocol=802.1q") {
 		t.Errorf("on an outer tag of the other protocol: %v", err)
+	}
+	if q := ensure(t, l, lan.ParentSpec{Name: "eth1.300.8", Proto: lan.Dot1Q}); q.Key != "eth1|802.1Q:300|802.1Q:8" {
+		t.Errorf("on an outer tag of the protocol asked for: %s", q.Key)
+	}
+	if q := ensure(t, l, lan.ParentSpec{Name: "eth1.200.9", Proto: lan.Dot1AD}); q.Key != "eth1|802.1ad:200|802.1Q:9" {
+		t.Errorf("the outer protocol went to the inner tag: %s", q.Key)
 	}
 	if s := ensure(t, l, lan.ParentSpec{Name: "eth1", VLAN: []uint16{400}, Proto: lan.Dot1AD}); s.Key != "eth1|802.1ad:400" {
 		t.Errorf("single 802.1ad tag: %s", s.Key)
@@ -350,6 +357,7 @@ func TestQinQ(t *testing.T) {
 func TestLongNames(t *testing.T) {
 	kerneltest.Need(t, "vlan")
 	h, l := host(t)
+	h.IP("link set eth1 down")
 	h.IP("link set eth1 name enp129s0f0np0")
 	p := ensure(t, l, spec("enp129s0f0np0.4000"))
 	if len(p.Name) > 15 {

@@ -59,18 +59,22 @@ func (l *Links) Look(spec lan.ParentSpec, kind lan.Kind) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	asked := spec.Name[:len(spec.Name)-dottedLen(spec.Name, len(ids))]
 	ids = append(ids, spec.VLAN...)
-	asked := spec.Name[:len(spec.Name)-dottedLen(spec.Name, len(ids)-len(spec.VLAN))]
 	p := &Plan{have: have}
+	_, under := l.identity(have)
+	if err := checkTags(spec, have, under, len(ids)); err != nil {
+		return nil, err
+	}
 	all, err := l.list()
 	if err != nil {
 		return nil, err
 	}
 	for i, id := range ids {
-		tag := lan.Tag{ID: id, Proto: spec.ProtoAt(i, len(ids))}
+		tag := lan.Tag{ID: id, Proto: spec.ProtoAt(len(under)+i, len(under)+len(ids))}
 		asked += fmt.Sprintf(".%d", id)
 		if len(p.Make) == 0 {
-			next, err := findVLAN(all, p.have, tag, asked, i == 0 && spec.Proto != 0)
+			next, err := findVLAN(all, p.have, tag, asked, spec.Proto != 0)
 			if err != nil {
 				return nil, err
 			}
@@ -80,11 +84,6 @@ func (l *Links) Look(spec lan.ParentSpec, kind lan.Kind) (*Plan, error) {
 			}
 		}
 		p.Make = append(p.Make, subInterface(all, asked, tag))
-	}
-	if len(ids) == 0 && spec.Proto != 0 {
-		if v, ok := p.have.(*netlink.Vlan); !ok || lan.VLANProto(v.VlanProtocol) != spec.Proto {
-			return nil, lan.Refusef(lan.ErrInvalid, "vlan_protocol=%s: parent %s is there and is no %s VLAN", spec.Proto, spec.Name, spec.Proto)
-		}
 	}
 	if err := l.checkBase(p, kind); err != nil {
 		return nil, err
@@ -96,6 +95,30 @@ func (l *Links) Look(spec lan.ParentSpec, kind lan.Kind) (*Plan, error) {
 		p.Tags = append(p.Tags, m.Tag)
 	}
 	return p, nil
+}
+
+// checkTags refuses tags that cannot go on top of have, which carries those under
+// it already, and an outer protocol that have does not have.
+func checkTags(spec lan.ParentSpec, have netlink.Link, under []lan.Tag, more int) error {
+	name := have.Attrs().Name
+	switch {
+	case len(under) == 0 && more > 0:
+		return nil
+	case len(under)+more > lan.MaxTags && more > 0:
+		return lan.Refusef(lan.ErrInvalid, "parent %s: %s carries %d VLAN tags, and lanyard goes up to %d", spec, name, len(under), lan.MaxTags)
+	case more == 0 && spec.Proto != 0 && (len(under) == 0 || under[0].Proto != spec.Proto):
+		return lan.Refusef(lan.ErrInvalid, "vlan_protocol=%s: parent %s is there and is no %s VLAN", spec.Proto, spec.Name, spec.Proto)
+	case more > 0:
+		if want := spec.ProtoAt(0, len(under)+more); under[0].Proto != want {
+			return outerMismatch(name, under[0].Proto, want)
+		}
+	}
+	return nil
+}
+
+func outerMismatch(name string, is, want lan.VLANProto) error {
+	return lan.Refusef(lan.ErrConflict, "%s exists with %s, and the outer tag is to be %s (of two tags it is 802.1ad unless told otherwise); try: -o vlan_protocol=%s to stack on it",
+		name, is, want, strings.ToLower(is.String()))
 }
 
 // dottedLen is the length of the last n dotted parts of name, dots included.
@@ -277,8 +300,7 @@ func findVLAN(all []netlink.Link, base netlink.Link, tag lan.Tag, asked string, 
 			return link, nil
 		}
 		if !protoAsked && v.Name == asked {
-			return nil, lan.Refusef(lan.ErrConflict, "%s exists with %s, but the outer tag of two is %s unless told otherwise; try: -o vlan_protocol=%s to stack on it, or -o vlan_protocol=%s to make another",
-				v.Name, proto, tag.Proto, strings.ToLower(proto.String()), strings.ToLower(tag.Proto.String()))
+			return nil, outerMismatch(v.Name, proto, tag.Proto)
 		}
 	}
 	return nil, nil
