@@ -1,0 +1,219 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/lanyard-net/lanyard/internal/control"
+	"github.com/lanyard-net/lanyard/internal/docker"
+	"github.com/lanyard-net/lanyard/internal/engine"
+	"github.com/lanyard-net/lanyard/internal/link"
+	"github.com/lanyard-net/lanyard/internal/serve"
+	"github.com/lanyard-net/lanyard/internal/store"
+)
+
+// The names of sockets that systemd hands over (FileDescriptorName=).
+const (
+	pluginName  = "plugin"
+	controlName = "control"
+)
+
+// daemonConfig is what the daemon runs with.
+type daemonConfig struct {
+	pluginSocket  string
+	controlSocket string
+	stateDir      string
+	log           *slog.Logger
+}
+
+func newDaemon(g *globals) *cobra.Command {
+	var c daemonConfig
+	var level, format string
+	cmd := &cobra.Command{
+		Use:   "daemon",
+		Short: "Serve Docker",
+		Long: "Serve Docker until SIGTERM or SIGINT. Stopping the daemon leaves running containers and their\n" +
+			"traffic alone; on its next start it goes on where it was. Needs root, or CAP_NET_ADMIN.\n\n" +
+			"Sockets that systemd hands over under the names \"plugin\" and \"control\" take the place of the\n" +
+			"flags' sockets.",
+		Example: "  systemctl start lanyard\n" +
+			"  sudo lanyard daemon --log-level debug\n" +
+			"  sudo lanyard daemon --state-dir /tmp/try --plugin-socket /tmp/try/p.sock --control-socket /tmp/try/c.sock",
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var err error
+			if c.log, err = newLog(cmd.ErrOrStderr(), level, format); err != nil {
+				return &usageError{err.Error(), cmd}
+			}
+			c.controlSocket = g.socket(cmd)
+			return runDaemon(cmd.Context(), c)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&c.pluginSocket, "plugin-socket", defaultPluginSocket, "the socket that Docker asks; its name is the driver's name")
+	f.StringVar(&c.stateDir, "state-dir", defaultStateDir, "the folder of the state file")
+	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	f.StringVar(&format, "log-format", "text", "text (logfmt) or json")
+	for flag, words := range map[string][]cobra.Completion{
+		"log-level": {"debug", "info", "warn", "error"}, "log-format": {"text", "json"},
+	} {
+		if err := cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+			panic(err) // the flag is defined just above
+		}
+	}
+	return cmd
+}
+
+// newLog makes the daemon's logger.
+func newLog(w io.Writer, level, format string) (*slog.Logger, error) {
+	o := &slog.HandlerOptions{}
+	switch level {
+	case "debug":
+		o.Level = slog.LevelDebug
+	case "info":
+		o.Level = slog.LevelInfo
+	case "warn":
+		o.Level = slog.LevelWarn
+	case "error":
+		o.Level = slog.LevelError
+	default:
+		return nil, fmt.Errorf("log level %q: it is debug, info, warn or error", level)
+	}
+	switch format {
+	case "text":
+		return slog.New(slog.NewTextHandler(w, o)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, o)), nil
+	}
+	return nil, fmt.Errorf("log format %q: it is text or json", format)
+}
+
+// task is a long loop of the daemon. Run returns nil when ctx ends.
+type task interface {
+	Run(ctx context.Context) error
+}
+
+// runDaemon makes all there is, in this one place, and runs it until it is
+// told to stop.
+func runDaemon(ctx context.Context, c daemonConfig) (err error) {
+	if err := mayManageLinks(); err != nil {
+		return err
+	}
+	inherited, err := serve.Inherited(pluginName, controlName)
+	if err != nil {
+		return err
+	}
+	db, err := store.Open(c.stateDir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	links, err := link.New()
+	if err != nil {
+		return err
+	}
+	defer links.Close()
+	e, err := engine.New(engine.Config{DB: db, Links: links, Log: c.log})
+	if err != nil {
+		return err
+	}
+	pluginListener, err := listen(inherited[pluginName], c.pluginSocket)
+	if err != nil {
+		return err
+	}
+	defer pluginListener.Close()
+	controlListener, err := listen(inherited[controlName], c.controlSocket)
+	if err != nil {
+		return err
+	}
+	defer controlListener.Close()
+	source := control.Source{Version: thisVersion(), Networks: e.Networks, Endpoints: e.Endpoints}
+	plugin := &serve.HTTP{Name: "plugin socket", Listener: pluginListener, Handler: docker.New(docker.VerbsOf(e), c.log), Log: c.log}
+	operator := &serve.HTTP{Name: "control socket", Listener: controlListener, Handler: control.NewHandler(source, c.log), Log: c.log}
+
+	g, ctx := errgroup.WithContext(ctx)
+	for _, t := range []task{e, plugin, operator, signals{c.log}, systemd{c.log}} {
+		g.Go(func() error { return t.Run(ctx) })
+	}
+	c.log.Info("serving", "version", source.Version.Version, "plugin", pluginListener.Addr().String(),
+		"control", controlListener.Addr().String(), "state", c.stateDir)
+	if err := g.Wait(); !errors.Is(err, errStop) {
+		return err
+	}
+	c.log.Info("stopped")
+	return nil
+}
+
+// listen is the socket that systemd handed over, or one of our own.
+func listen(inherited net.Listener, path string) (net.Listener, error) {
+	if inherited != nil {
+		return inherited, nil
+	}
+	l, err := serve.Listen(path)
+	if errors.Is(err, serve.ErrInUse) {
+		return nil, fmt.Errorf("%w: another lanyard daemon, or systemd's lanyard.socket; try: systemctl stop lanyard.socket lanyard", err)
+	}
+	return l, err
+}
+
+// mayManageLinks refuses to start without the right to add links, so that
+// nobody finds out at the first container.
+func mayManageLinks() error {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return fmt.Errorf("capabilities: %w", err)
+	}
+	if data[0].Effective&(1<<unix.CAP_NET_ADMIN) == 0 {
+		return errors.New("the daemon needs the right to manage network links (CAP_NET_ADMIN); try: sudo lanyard daemon, or systemctl start lanyard")
+	}
+	return nil
+}
+
+// errStop ends the daemon because somebody asked for it.
+var errStop = errors.New("stop")
+
+// signals ends the daemon on SIGTERM or SIGINT. A second one kills it.
+type signals struct{ log *slog.Logger }
+
+func (s signals) Run(ctx context.Context) error {
+	came := make(chan os.Signal, 1)
+	signal.Notify(came, syscall.SIGTERM, syscall.SIGINT)
+	defer signal.Stop(came)
+	select {
+	case <-ctx.Done():
+		return nil
+	case sig := <-came:
+		s.log.Info("stopping", "signal", sig.String())
+		return errStop
+	}
+}
+
+// systemd tells the service manager, if there is one, that we serve and that
+// we stop.
+type systemd struct{ log *slog.Logger }
+
+func (s systemd) Run(ctx context.Context) error {
+	s.tell(daemon.SdNotifyReady)
+	<-ctx.Done()
+	s.tell(daemon.SdNotifyStopping)
+	return nil
+}
+
+func (s systemd) tell(state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		s.log.Warn("service manager does not listen", "err", err)
+	}
+}

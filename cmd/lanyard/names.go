@@ -1,0 +1,109 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+)
+
+// Docker knows what the daemon does not: the names. Only the command line asks
+// for them, never the daemon, and it does without where Docker does not answer.
+
+// patience is how long Docker may take to name things.
+const patience = 2 * time.Second
+
+// engineAPI is a Docker engine's HTTP API.
+type engineAPI struct {
+	http http.Client
+	base string
+}
+
+// dockerAPI is the engine that DOCKER_HOST names, or the local one. It is nil
+// for hosts that only the docker command reaches (ssh, TLS).
+func dockerAPI() *engineAPI {
+	host := os.Getenv("DOCKER_HOST")
+	if host == "" {
+		host = "unix:///var/run/docker.sock"
+	}
+	scheme, addr, _ := strings.Cut(host, "://")
+	switch {
+	case scheme == "unix":
+		dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", addr)
+		}
+		return &engineAPI{http.Client{Transport: &http.Transport{DialContext: dial}}, "http://docker"}
+	case (scheme == "tcp" || scheme == "http") && os.Getenv("DOCKER_TLS_VERIFY") == "":
+		return &engineAPI{http.Client{}, "http://" + strings.TrimSuffix(addr, "/")}
+	}
+	return nil
+}
+
+func (a *engineAPI) get(ctx context.Context, path string, into any) error {
+	if a == nil {
+		return fmt.Errorf("docker host %s: only the docker command reaches it", os.Getenv("DOCKER_HOST"))
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, a.base+path, nil)
+	if err != nil {
+		return err
+	}
+	w, err := a.http.Do(r)
+	if err != nil {
+		return err
+	}
+	defer w.Body.Close()
+	if w.StatusCode != http.StatusOK {
+		return fmt.Errorf("docker answered %s", w.Status)
+	}
+	return json.NewDecoder(io.LimitReader(w.Body, 256<<20)).Decode(into)
+}
+
+// dockerNetwork is a network as Docker lists it.
+type dockerNetwork struct{ ID, Name, Driver string }
+
+// dockerNetworks are all networks of the engine, none if it does not answer.
+func dockerNetworks(ctx context.Context) []dockerNetwork {
+	var list []dockerNetwork
+	if err := dockerAPI().get(ctx, "/networks", &list); err != nil {
+		return nil
+	}
+	return list
+}
+
+// networkNames maps the ids of networks to their names.
+func networkNames(ctx context.Context) map[string]string {
+	names := map[string]string{}
+	for _, n := range dockerNetworks(ctx) {
+		names[n.ID] = n.Name
+	}
+	return names
+}
+
+// containerNames maps the ids of endpoints to the names of their containers.
+func containerNames(ctx context.Context) map[string]string {
+	var list []struct {
+		Names           []string
+		NetworkSettings struct {
+			Networks map[string]*struct{ EndpointID string }
+		}
+	}
+	names := map[string]string{}
+	if err := dockerAPI().get(ctx, "/containers/json", &list); err != nil {
+		return names
+	}
+	for _, c := range list {
+		for _, n := range c.NetworkSettings.Networks {
+			if n != nil && n.EndpointID != "" && len(c.Names) > 0 {
+				names[n.EndpointID] = strings.TrimPrefix(c.Names[0], "/")
+			}
+		}
+	}
+	return names
+}

@@ -1,0 +1,302 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lanyard-net/lanyard/internal/control"
+	"github.com/lanyard-net/lanyard/internal/engine"
+	"github.com/lanyard-net/lanyard/internal/lan"
+)
+
+// namedNetwork is a network with the name that Docker knows.
+type namedNetwork struct {
+	engine.NetworkState
+	Name string `json:"name,omitempty"`
+}
+
+// listing are the flags of all "ls" commands.
+type listing struct{ json, quiet, whole bool }
+
+func (l *listing) addTo(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&l.json, "json", false, "print JSON")
+	cmd.Flags().BoolVarP(&l.quiet, "quiet", "q", false, "print only the ids")
+	cmd.Flags().BoolVar(&l.whole, "no-trunc", false, "do not cut ids short")
+}
+
+func newNetworkLs(g *globals) *cobra.Command {
+	var l listing
+	cmd := &cobra.Command{
+		Use:     "ls",
+		Aliases: []string{"list"},
+		Short:   "List the networks",
+		Long: "List the networks that the daemon serves. The names come from Docker; they are left out\n" +
+			"(-) where Docker does not answer.",
+		Example: "  lanyard network ls\n  lanyard network ls --json | jq -r '.[].parent_link'",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			all, err := g.client(cmd).Networks(cmd.Context())
+			if err != nil {
+				return explain(err)
+			}
+			return l.printNetworks(cmd, all)
+		},
+	}
+	l.addTo(cmd)
+	return cmd
+}
+
+func (l *listing) printNetworks(cmd *cobra.Command, all []engine.NetworkState) error {
+	out := cmd.OutOrStdout()
+	if l.quiet {
+		for _, n := range all {
+			fmt.Fprintln(out, shorten(n.ID, l.whole))
+		}
+		return nil
+	}
+	names := networkNames(cmd.Context())
+	if l.json {
+		list := make([]namedNetwork, len(all))
+		for i, n := range all {
+			list[i] = namedNetwork{n, names[n.ID]}
+		}
+		return printJSON(out, list)
+	}
+	rows := [][]string{{"NETWORK ID", "NAME", "KIND", "MODE", "PARENT", "VLAN", "SUBNETS", "ENDPOINTS"}}
+	for _, n := range all {
+		rows = append(rows, []string{
+			shorten(n.ID, l.whole), or(names[n.ID]), string(n.Kind), mode(&n.Network), parent(&n), or(tags(n.Tags)),
+			or(pools(&n.Network)), strconv.Itoa(n.Endpoints),
+		})
+	}
+	if err := printTable(out, rows); err != nil {
+		return err
+	}
+	for _, n := range all {
+		if n.Problem != "" {
+			fmt.Fprintf(cmd.ErrOrStderr(), "lanyard: network %s: %s\n", lan.Short(n.ID), n.Problem)
+		}
+	}
+	return nil
+}
+
+// mode is the network's mode, with the flag if that is not the usual one.
+func mode(n *lan.Network) string {
+	if n.Flag != "" && n.Flag != lan.FlagBridge {
+		return string(n.Mode) + "," + string(n.Flag)
+	}
+	return string(n.Mode)
+}
+
+// parent is the link that carries the network, or the one that was asked for.
+func parent(n *engine.NetworkState) string {
+	if n.ParentLink != "" {
+		return n.ParentLink
+	}
+	return or(n.Parent.String())
+}
+
+// tags prints VLAN tags, the outer one first.
+func tags(list []lan.Tag) string {
+	words := make([]string, len(list))
+	for i, t := range list {
+		words[i] = strconv.Itoa(int(t.ID))
+	}
+	return strings.Join(words, ".")
+}
+
+// pools are the subnets of both families; Docker's null IPAM driver has none.
+func pools(n *lan.Network) string {
+	var words []string
+	for _, list := range [][]lan.Subnet{n.IPv4, n.IPv6} {
+		for _, s := range list {
+			if s.Pool.Bits() != 0 {
+				words = append(words, s.Pool.String())
+			}
+		}
+	}
+	return strings.Join(words, ",")
+}
+
+func newNetworkInspect(g *globals) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:     "inspect NETWORK",
+		Short:   "Show all about one network",
+		Long:    "Show all that the daemon knows of one network: a name, an id, or the unique beginning of an id.",
+		Example: "  lanyard network inspect lan\n  lanyard network inspect --json 0728abe9c17d",
+		Args:    oneArg("network"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client := g.client(cmd)
+			n, err := findNetwork(cmd.Context(), client, args[0])
+			if err != nil {
+				return explain(err)
+			}
+			if asJSON {
+				return printJSON(cmd.OutOrStdout(), n)
+			}
+			endpoints, err := client.Endpoints(cmd.Context(), n.ID)
+			if err != nil {
+				return explain(err)
+			}
+			return printNetwork(cmd, n, endpoints)
+		},
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+			if len(args) > 0 {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			return completeNetworks(g, cmd), cobra.ShellCompDirectiveNoFileComp
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// completeNetworks offers what stands for a network on the command line: its
+// name, or its id where Docker does not answer.
+func completeNetworks(g *globals, cmd *cobra.Command) []cobra.Completion {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	all, err := g.client(cmd).Networks(ctx)
+	if err != nil {
+		return nil
+	}
+	names := networkNames(ctx)
+	var out []cobra.Completion
+	for _, n := range all {
+		about := fmt.Sprintf("%s %s on %s", n.Kind, mode(&n.Network), parent(&n))
+		if names[n.ID] != "" {
+			out = append(out, cobra.CompletionWithDesc(names[n.ID], about))
+		}
+		out = append(out, cobra.CompletionWithDesc(lan.Short(n.ID), about))
+	}
+	return out
+}
+
+// findNetwork is the network that word means, as docker would take it: an id,
+// else a name, else the unique beginning of an id.
+func findNetwork(ctx context.Context, c *control.Client, word string) (*namedNetwork, error) {
+	all, err := c.Networks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	named := dockerNetworks(ctx)
+	names := map[string]string{}
+	for _, d := range named {
+		names[d.ID] = d.Name
+	}
+	for _, want := range []func(*engine.NetworkState) bool{
+		func(n *engine.NetworkState) bool { return n.ID == word },
+		func(n *engine.NetworkState) bool { return names[n.ID] == word },
+	} {
+		for i := range all {
+			if want(&all[i]) {
+				return &namedNetwork{all[i], names[all[i].ID]}, nil
+			}
+		}
+	}
+	for _, d := range named {
+		if d.Name == word {
+			return nil, lan.Refusef(lan.ErrNotFound, "network %q is one of Docker's %s driver, not of lanyard; try: lanyard network ls", word, d.Driver)
+		}
+	}
+	n, err := c.Network(ctx, word)
+	if err != nil {
+		return nil, err
+	}
+	return &namedNetwork{*n, names[n.ID]}, nil
+}
+
+func printNetwork(cmd *cobra.Command, n *namedNetwork, endpoints []engine.EndpointState) error {
+	out := cmd.OutOrStdout()
+	line := func(key, value string) {
+		if value != "" {
+			fmt.Fprintf(out, "%-14s%s\n", key+":", value)
+		}
+	}
+	line("Network", n.ID)
+	line("Name", n.Name)
+	line("Kind", string(n.Kind))
+	line("Mode", mode(&n.Network))
+	made := ""
+	if n.Made {
+		made = " (made by lanyard)"
+	}
+	line("Parent", parent(&n.NetworkState)+made)
+	line("Asked for", n.Parent.String())
+	line("Parent MAC", n.ParentMAC)
+	words := make([]string, len(n.Tags))
+	for i, t := range n.Tags {
+		words[i] = t.String()
+	}
+	line("VLAN", strings.Join(words, ", "))
+	if n.MTU != 0 {
+		line("MTU", strconv.Itoa(n.MTU))
+	}
+	line("Link name", n.IfName)
+	if n.Internal {
+		line("Internal", "yes")
+	}
+	printSubnets(line, "IPv4 subnet", n.IPv4)
+	printSubnets(line, "IPv6 subnet", n.IPv6)
+	line("Created", n.Created.Local().Format(time.RFC3339))
+	line("Note", n.Note)
+	line("Problem", n.Problem)
+	line("Endpoints", strconv.Itoa(len(endpoints)))
+	if len(endpoints) == 0 {
+		return nil
+	}
+	fmt.Fprintln(out)
+	return printEndpoints(cmd.Context(), out, endpoints, false, false)
+}
+
+func printSubnets(line func(key, value string), key string, list []lan.Subnet) {
+	for _, s := range list {
+		value := s.Pool.String()
+		if s.Pool.Bits() == 0 {
+			value = "none (null IPAM)"
+		}
+		if s.Gateway.IsValid() {
+			value += ", gateway " + s.Gateway.String()
+		}
+		line(key, value)
+	}
+}
+
+// printEndpoints prints endpoints in columns, with a column for their network
+// where there may be several.
+func printEndpoints(ctx context.Context, out io.Writer, all []engine.EndpointState, networks, whole bool) error {
+	containers := containerNames(ctx)
+	names := map[string]string{}
+	head := []string{"ENDPOINT ID", "CONTAINER"}
+	if networks {
+		names = networkNames(ctx)
+		head = append(head, "NETWORK")
+	}
+	rows := [][]string{append(head, "KIND", "PARENT", "IPV4", "IPV6", "MAC", "STATE")}
+	for _, e := range all {
+		row := []string{shorten(e.ID, whole), or(containers[e.ID])}
+		if networks {
+			name := names[e.NetworkID]
+			if name == "" {
+				name = shorten(e.NetworkID, whole)
+			}
+			row = append(row, name)
+		}
+		v4, v6 := "", ""
+		if e.IPv4.IsValid() {
+			v4 = e.IPv4.String()
+		}
+		if e.IPv6.IsValid() {
+			v6 = e.IPv6.String()
+		}
+		rows = append(rows, append(row, string(e.Kind), or(e.Parent), or(v4), or(v6), or(e.MAC), e.State))
+	}
+	return printTable(out, rows)
+}
