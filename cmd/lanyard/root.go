@@ -84,7 +84,7 @@ func group(cmd *cobra.Command) *cobra.Command {
 		text := fmt.Sprintf("%q is not a command of %q", args[0], cmd.CommandPath())
 		cmd.SuggestionsMinimumDistance = 2
 		if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-			text += "; did you mean " + strings.Join(near, " or ") + "?"
+			text += "; did you mean " + strings.Join(near, " or ")
 		}
 		return &usageError{text, cmd}
 	}

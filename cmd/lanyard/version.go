@@ -11,28 +11,30 @@ import (
 	"github.com/lanyard-net/lanyard/internal/control"
 )
 
-// version is set by the linker for a release (-X main.version=1.2.3); without
-// it the build information has the word.
-var version string
+// Set by the linker (-X main.version=1.2.3 -X main.commit=...); without them the
+// build information has the word.
+var version, commit string
 
 // thisVersion is what this binary is.
 func thisVersion() control.Version {
-	v := control.Version{Version: version, Go: runtime.Version()}
+	v := control.Version{Version: version, Commit: commit, Go: runtime.Version()}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		info = &debug.BuildInfo{}
 	}
-	dirty := ""
-	for _, s := range info.Settings {
-		switch {
-		case s.Key == "vcs.revision":
-			v.Commit = s.Value
-		case s.Key == "vcs.modified" && s.Value == "true":
-			dirty = "-dirty"
+	if v.Commit == "" {
+		dirty := ""
+		for _, s := range info.Settings {
+			switch {
+			case s.Key == "vcs.revision":
+				v.Commit = s.Value
+			case s.Key == "vcs.modified" && s.Value == "true":
+				dirty = "-dirty"
+			}
 		}
-	}
-	if v.Commit != "" {
-		v.Commit += dirty
+		if v.Commit != "" {
+			v.Commit += dirty
+		}
 	}
 	if v.Version == "" {
 		v.Version = info.Main.Version

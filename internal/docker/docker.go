@@ -204,9 +204,13 @@ func (h *Handler) run(w http.ResponseWriter, r *http.Request, name string, log *
 	if r.Method != http.MethodPost {
 		return ids{}, nil, malformedf(http.StatusMethodNotAllowed, "method %s is called with POST, not %s", name, clip(r.Method))
 	}
+	long := malformedf(http.StatusRequestEntityTooLarge, "request body is longer than %d bytes", maxBody)
+	if r.ContentLength > maxBody {
+		return ids{}, nil, long
+	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	if tooLong := (*http.MaxBytesError)(nil); errors.As(err, &tooLong) {
-		return ids{}, nil, malformedf(http.StatusRequestEntityTooLarge, "request body is longer than %d bytes", maxBody)
+	if past := (*http.MaxBytesError)(nil); errors.As(err, &past) {
+		return ids{}, nil, long
 	}
 	if err != nil {
 		return ids{}, nil, malformedf(http.StatusBadRequest, "request body: %v", err)
