@@ -41,12 +41,15 @@ func (b *bin) empty() {
 	}
 }
 
-// wait returns when all that was put in before the call is removed.
-func (b *bin) wait() {
+// wait returns when all that was put in before the call is removed. It reports
+// whether there was anything.
+func (b *bin) wait() bool {
 	b.mu.Lock()
 	busy := b.busy
 	b.mu.Unlock()
-	if busy != nil {
-		<-busy
+	if busy == nil {
+		return false
 	}
+	<-busy
+	return true
 }

@@ -296,9 +296,6 @@ func (e *Engine) addLink(n *network, rec lan.Endpoint, parent *link.Parent) erro
 	child := link.Child{
 		Name: rec.LinkName(), ParentIndex: parent.Index, Kind: n.rec.Kind, Mode: n.rec.Mode, Flag: n.rec.Flag, MTU: n.rec.MTU,
 	}
-	if n.rec.Mode == lan.ModePassthru {
-		e.trash.wait() // the kernel takes one child, and the last one may be on its way out
-	}
 	if rec.MAC != "" {
 		mac, err := net.ParseMAC(rec.MAC)
 		if err != nil {
@@ -306,7 +303,13 @@ func (e *Engine) addLink(n *network, rec lan.Endpoint, parent *link.Parent) erro
 		}
 		child.MAC = mac
 	}
-	if err := e.links.AddChild(child); err != nil {
+	err := e.links.AddChild(child)
+	if errors.Is(err, lan.ErrConflict) && e.trash.wait() {
+		// What stood against it was a link of ours on its way out: the last
+		// passthru child, or a probe.
+		err = e.links.AddChild(child)
+	}
+	if err != nil {
 		return fmt.Errorf("parent %s: %w", parent.Name, err)
 	}
 	return nil

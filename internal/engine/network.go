@@ -69,8 +69,12 @@ func (e *Engine) CreateNetwork(_ context.Context, r lan.NetworkRequest) (err err
 		return err
 	}
 	if probe && !n.parent.Mine {
-		if err := e.links.Probe(n.parent.Index, n.rec.Kind, n.rec.Mode); err != nil {
+		made, err := e.links.Probe(n.parent.Index, n.rec.Kind, n.rec.Mode)
+		if err != nil {
 			return fmt.Errorf("parent %s: %w", n.parent.Name, err)
+		}
+		if made != "" {
+			e.trash.put(made)
 		}
 	}
 	made := n.rec.Making

@@ -162,28 +162,26 @@ func explainAdd(err error, c Child) error {
 }
 
 // Probe finds out whether the kernel would take a child of this kind on the
-// parent, by making one and removing it. An ipvlan parent is probed with
-// macvlan, because an ipvlan slave would set the mode of slaves that are there;
-// so do not probe a parent on which ipvlan links of ours exist.
-func (l *Links) Probe(parentIndex int, kind lan.Kind, mode lan.Mode) error {
+// parent, by making one. It returns the name of what it made, for the caller to
+// delete when there is time; "" if it made none. An ipvlan parent is probed with
+// macvlan, because an ipvlan slave would set the mode of slaves that are there; so
+// do not probe a parent on which ipvlan links of ours exist.
+func (l *Links) Probe(parentIndex int, kind lan.Kind, mode lan.Mode) (made string, err error) {
 	c := Child{Name: fmt.Sprintf("lyp-%x", parentIndex), ParentIndex: parentIndex, Kind: lan.Macvlan, Mode: mode}
 	if kind == lan.Ipvlan {
 		c.Mode = lan.ModePrivate
 	}
-	err := l.addChild(c)
-	if errors.Is(err, unix.EEXIST) {
-		return nil // another probe of this parent runs, or one was cut off
+	err = l.addChild(c)
+	switch {
+	case err == nil:
+		return c.Name, nil
+	case errors.Is(err, unix.EEXIST):
+		return c.Name, nil // the last probe of this parent is still there
+	case kind == lan.Ipvlan && errors.Is(err, unix.EOPNOTSUPP):
+		return "", nil // no macvlan in this kernel: nothing to probe with
 	}
-	if err != nil {
-		if kind == lan.Ipvlan {
-			if errors.Is(err, unix.EOPNOTSUPP) {
-				return nil // no macvlan in this kernel: nothing to probe with
-			}
-			c.Kind = lan.Ipvlan // for the words of the error
-		}
-		return explainAdd(err, c)
-	}
-	return l.Delete(c.Name)
+	c.Kind = kind // for the words of the error
+	return "", explainAdd(err, c)
 }
 
 // Exists reports whether a link of ours has this name here.

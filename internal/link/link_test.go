@@ -143,11 +143,18 @@ func TestChildErrors(t *testing.T) {
 func TestProbe(t *testing.T) {
 	h, l := host(t)
 	p := ensure(t, l, spec("eth1"))
-	if err := l.Probe(p.Index, lan.Macvlan, lan.ModeBridge); err != nil {
+	made, err := l.Probe(p.Index, lan.Macvlan, lan.ModeBridge)
+	if err != nil {
+		t.Error(err)
+	}
+	if again, err := l.Probe(p.Index, lan.Macvlan, lan.ModeBridge); err != nil || again != made {
+		t.Errorf("a second probe: %q, %v", again, err)
+	}
+	if err := l.Delete(made); err != nil {
 		t.Error(err)
 	}
 	h.IP("link add theirs link eth1 type macvlan mode passthru")
-	if err := l.Probe(p.Index, lan.Macvlan, lan.ModeBridge); !errors.Is(err, lan.ErrConflict) {
+	if _, err := l.Probe(p.Index, lan.Macvlan, lan.ModeBridge); !errors.Is(err, lan.ErrConflict) {
 		t.Errorf("beside somebody's passthru: %v", err)
 	}
 	if got := h.Links(); len(got) != 3 {
@@ -160,7 +167,7 @@ func TestProbeSparesTheModeOfOthers(t *testing.T) {
 	h, l := host(t)
 	p := ensure(t, l, spec("eth1"))
 	h.IP("link add theirs link eth1 type ipvlan mode l3s vepa")
-	if err := l.Probe(p.Index, lan.Ipvlan, lan.ModeL2); !errors.Is(err, lan.ErrConflict) {
+	if _, err := l.Probe(p.Index, lan.Ipvlan, lan.ModeL2); !errors.Is(err, lan.ErrConflict) {
 		t.Errorf("beside somebody's ipvlan: %v", err)
 	}
 	if out := h.IP("-d link show theirs"); !strings.Contains(out, "mode l3s vepa") {

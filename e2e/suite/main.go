@@ -1,0 +1,141 @@
+// Suite runs every test of lanyard, tier by tier, and prints a line a test and
+// what ran where at the end. The last line counts tests:
+//
+//	N passed, N failed, N skipped
+//
+// A test that one tier skips because its kernel lacks something counts as
+// skipped only if no other tier ran it.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// tier is a part of the suite. run reports what its tests did, and returns an
+// error when it could not run them.
+type tier struct {
+	name, what string
+	run        func(ctx context.Context, r *report) error
+}
+
+func main() {
+	log := flag.String("log", "", "write all that tests print to this `file`")
+	only := flag.String("only", "", "run only these `tiers` (comma-separated)")
+	list := flag.Bool("list", false, "list the tiers and end")
+	flag.Parse()
+
+	tiers := []tier{
+		{"lint", "gofmt, go vet, staticcheck", lint},
+		{"unit", "all packages with the race detector; kernel tests in namespaces of this machine's kernel", unit},
+		{"guest", "the kernel tests again, in a User-Mode Linux guest that has 802.1Q, 802.1ad, ipvlan, dummy and bonding", guest},
+		{"engines", "life of containers on real engines in namespaces of this machine", engines},
+		{"lab", "two real Docker hosts and a LAN node on one trunk", labTests},
+	}
+	if *list {
+		for _, t := range tiers {
+			fmt.Printf("%-8s %s\n", t.name, t.what)
+		}
+		return
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	out := os.Stdout
+	r := newReport(out)
+	if *log != "" {
+		f, err := os.Create(*log)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(2)
+		}
+		defer f.Close()
+		r.log = f
+	}
+	for _, t := range tiers {
+		if *only != "" && !slices.Contains(strings.Split(*only, ","), t.name) {
+			continue
+		}
+		fmt.Fprintf(out, "\n== %s: %s\n", t.name, t.what)
+		r.begin(t.name)
+		start := time.Now()
+		if err := t.run(ctx, r); err != nil {
+			r.add(result{pkg: "tier", name: t.name, verdict: failed, output: err.Error() + "\n"})
+		}
+		r.took[t.name] = time.Since(start)
+	}
+	if !r.summary() {
+		os.Exit(1)
+	}
+}
+
+// lint runs the checks that need no test binary; each is a test of the report.
+func lint(ctx context.Context, r *report) error {
+	for _, c := range []struct {
+		name string
+		args []string
+	}{
+		{"gofmt", []string{"sh", "-c", `out=$(gofmt -l $(git ls-files '*.go')); test -z "$out" || { echo "not gofmt-ed: $out"; exit 1; }`}},
+		{"vet", []string{"go", "vet", "./..."}},
+		{"vet-lab", []string{"go", "vet", "-tags", "lab", "./e2e/..."}},
+		{"staticcheck", []string{"go", "run", "honnef.co/go/tools/cmd/staticcheck@" + staticcheck, "-tags", "lab", "./..."}},
+	} {
+		start := time.Now()
+		out, err := exec.CommandContext(ctx, c.args[0], c.args[1:]...).CombinedOutput()
+		res := result{pkg: "lint", name: c.name, verdict: passed, took: time.Since(start)}
+		if err != nil {
+			res.verdict, res.output = failed, string(out)+err.Error()+"\n"
+		}
+		r.add(res)
+	}
+	return ctx.Err()
+}
+
+// staticcheck is the version of the linter that the code is clean for.
+const staticcheck = "v0.8.2"
+
+func unit(ctx context.Context, r *report) error {
+	return r.goTest(ctx, "-race", "-timeout", "10m", "./...")
+}
+
+func engines(ctx context.Context, r *report) error {
+	return r.goTest(ctx, "-tags", "lab", "-timeout", "15m", "./e2e/engines")
+}
+
+func labTests(ctx context.Context, r *report) error {
+	return r.goTest(ctx, "-tags", "lab", "-timeout", "25m", "./e2e/scenario")
+}
+
+// goTest runs go test and reports what it prints.
+func (r *report) goTest(ctx context.Context, args ...string) error {
+	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-json"}, args...)...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGINT) }
+	cmd.WaitDelay = time.Minute
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	bad, perr := r.read(out)
+	err = cmd.Wait()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && bad > 0 {
+		err = nil // the failures are reported by name
+	}
+	if err != nil {
+		err = fmt.Errorf("go test %s: %w\n%s", strings.Join(args, " "), err, stderr.String())
+	}
+	return errors.Join(perr, err)
+}

@@ -1,0 +1,207 @@
+package main
+
+import (
+	"bufio"
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+)
+
+type verdict string
+
+const (
+	passed  verdict = "PASS"
+	failed  verdict = "FAIL"
+	skipped verdict = "SKIP"
+)
+
+// result is what one test did in one tier.
+type result struct {
+	tier      string
+	pkg, name string
+	verdict   verdict
+	took      time.Duration
+	output    string // of a test that did not pass
+}
+
+// report collects results and prints them as they come.
+type report struct {
+	out     io.Writer
+	log     io.Writer // all that tests print; io.Discard by default
+	tier    string
+	order   []string
+	took    map[string]time.Duration
+	results []result
+}
+
+func newReport(out io.Writer) *report {
+	return &report{out: out, log: io.Discard, took: map[string]time.Duration{}}
+}
+
+func (r *report) begin(tier string) {
+	r.tier = tier
+	r.order = append(r.order, tier)
+}
+
+func (r *report) add(res result) {
+	res.tier = r.tier
+	r.results = append(r.results, res)
+	fmt.Fprintf(r.out, "%s  %-10s %s (%.1fs)\n", res.verdict, res.pkg, res.name, res.took.Seconds())
+	switch res.verdict {
+	case skipped:
+		fmt.Fprintf(r.out, "        %s\n", reason(res.output))
+	case failed:
+		for line := range strings.Lines(tail(res.output, 120)) {
+			fmt.Fprintf(r.out, "        %s", line)
+		}
+		fmt.Fprintln(r.out)
+	}
+}
+
+// event is a line of go test -json (go doc test2json).
+type event struct {
+	Action  string
+	Package string
+	Test    string
+	Elapsed float64
+	Output  string
+}
+
+// read takes the events of one run of go test; it returns the number of
+// failures.
+func (r *report) read(in io.Reader) (bad int, err error) {
+	output := map[string]*strings.Builder{}
+	failedTests := map[string]bool{}
+	lines := bufio.NewScanner(in)
+	lines.Buffer(nil, 16<<20)
+	for lines.Scan() {
+		var e event
+		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+			fmt.Fprintf(r.log, "%s\n", lines.Bytes())
+			continue
+		}
+		// A subtest's words belong to its test.
+		test, _, sub := strings.Cut(e.Test, "/")
+		key := e.Package + " " + test
+		buf := output[key]
+		if buf == nil {
+			buf = &strings.Builder{}
+			output[key] = buf
+		}
+		switch e.Action {
+		case "output", "build-output":
+			buf.WriteString(e.Output)
+			io.WriteString(r.log, e.Output)
+			continue
+		case "pass", "fail", "skip":
+		default:
+			continue
+		}
+		if sub {
+			continue
+		}
+		res := result{pkg: short(e.Package), name: e.Test, took: time.Duration(e.Elapsed * float64(time.Second)), output: buf.String()}
+		if e.Test == "" {
+			// A package fails on its own when it does not build, or its TestMain fails.
+			if e.Action == "fail" && !failedTests[e.Package] {
+				res.name, res.verdict = "(package)", failed
+				r.add(res)
+				bad++
+			}
+			continue
+		}
+		switch e.Action {
+		case "pass":
+			res.verdict = passed
+		case "skip":
+			res.verdict = skipped
+		case "fail":
+			res.verdict = failed
+			failedTests[e.Package] = true
+			bad++
+		}
+		r.add(res)
+	}
+	return bad, lines.Err()
+}
+
+func short(pkg string) string {
+	return pkg[strings.LastIndexByte(pkg, '/')+1:]
+}
+
+// reason is what a skipped test said.
+func reason(output string) string {
+	var words []string
+	for line := range strings.Lines(output) {
+		line = strings.TrimSpace(line)
+		if line != "" && !strings.HasPrefix(line, "===") && !strings.HasPrefix(line, "---") {
+			words = append(words, line)
+		}
+	}
+	text := strings.Join(words, " ")
+	if _, after, ok := strings.Cut(text, ".go:"); ok {
+		_, text, _ = strings.Cut(after, ": ")
+	}
+	return text
+}
+
+// tail is the last n lines of text.
+func tail(text string, n int) string {
+	lines := strings.SplitAfter(text, "\n")
+	if len(lines) > n {
+		lines = append([]string{"...\n"}, lines[len(lines)-n:]...)
+	}
+	return strings.Join(lines, "")
+}
+
+// summary prints what ran where, and the count; it reports whether nothing
+// failed and something passed.
+func (r *report) summary() bool {
+	fmt.Fprintf(r.out, "\n== summary\n")
+	for _, tier := range r.order {
+		n := map[verdict]int{}
+		for _, res := range r.results {
+			if res.tier == tier {
+				n[res.verdict]++
+			}
+		}
+		fmt.Fprintf(r.out, "%-8s %4d passed %4d failed %4d skipped  in %s\n", tier, n[passed], n[failed], n[skipped], r.took[tier].Round(time.Second))
+	}
+	best := map[string]result{}
+	for _, res := range r.results {
+		key := res.pkg + "." + res.name
+		if old, ok := best[key]; !ok || rank(res.verdict) > rank(old.verdict) {
+			best[key] = res
+		}
+	}
+	n := map[verdict]int{}
+	var not []result
+	for _, res := range best {
+		n[res.verdict]++
+		if res.verdict != passed {
+			not = append(not, res)
+		}
+	}
+	slices.SortFunc(not, func(a, b result) int {
+		return cmp.Or(cmp.Compare(a.verdict, b.verdict), cmp.Compare(a.pkg+a.name, b.pkg+b.name))
+	})
+	for _, res := range not {
+		fmt.Fprintf(r.out, "%s  %s %s", res.verdict, res.pkg, res.name)
+		if res.verdict == skipped {
+			fmt.Fprintf(r.out, ": %s", reason(res.output))
+		}
+		fmt.Fprintln(r.out)
+	}
+	fmt.Fprintf(r.out, "%d passed, %d failed, %d skipped\n", n[passed], n[failed], n[skipped])
+	return n[failed] == 0 && n[passed] > 0
+}
+
+// rank orders what a test did in several tiers: a failure in one is a failure, and
+// a pass in one makes up for a skip in another.
+func rank(v verdict) int {
+	return slices.Index([]verdict{skipped, passed, failed}, v)
+}
