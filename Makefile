@@ -1,0 +1,86 @@
+# `make` alone lists what can be made.
+
+PREFIX     ?= /usr/local
+DESTDIR    ?=
+UNITDIR    ?= /etc/systemd/system
+GO         ?= go
+VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+COMMIT     ?= $(shell git rev-parse HEAD 2>/dev/null)
+FUZZTIME   ?= 10s
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+BUILDFLAGS  = -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)'
+BASHDIR     = $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+ZSHDIR      = $(DESTDIR)$(PREFIX)/share/zsh/site-functions
+FISHDIR     = $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+MANDIR      = $(DESTDIR)$(PREFIX)/share/man/man1
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## build bin/lanyard
+	CGO_ENABLED=0 $(GO) build $(BUILDFLAGS) -o bin/lanyard ./cmd/lanyard
+
+.PHONY: build-all
+build-all: ## build bin/lanyard-linux-amd64 and -arm64
+	CGO_ENABLED=0 GOOS=linux GOARCH=amd64 $(GO) build $(BUILDFLAGS) -o bin/lanyard-linux-amd64 ./cmd/lanyard
+	CGO_ENABLED=0 GOOS=linux GOARCH=arm64 $(GO) build $(BUILDFLAGS) -o bin/lanyard-linux-arm64 ./cmd/lanyard
+
+# Builds only where there is no binary, so that `sudo make install` needs no Go.
+bin/lanyard:
+	$(MAKE) build
+
+.PHONY: install
+install: bin/lanyard ## install binary, units, man pages and completions; starts nothing
+	install -D -m 755 bin/lanyard $(DESTDIR)$(PREFIX)/bin/lanyard
+	install -d $(DESTDIR)$(UNITDIR) $(MANDIR) $(BASHDIR) $(ZSHDIR) $(FISHDIR)
+	sed 's|/usr/local/bin|$(PREFIX)/bin|' dist/systemd/lanyard.service > $(DESTDIR)$(UNITDIR)/lanyard.service
+	install -m 644 dist/systemd/lanyard.socket $(DESTDIR)$(UNITDIR)/lanyard.socket
+	chmod 644 $(DESTDIR)$(UNITDIR)/lanyard.service
+	install -m 644 man/*.1 $(MANDIR)
+	bin/lanyard completion bash > $(BASHDIR)/lanyard
+	bin/lanyard completion zsh > $(ZSHDIR)/_lanyard
+	bin/lanyard completion fish > $(FISHDIR)/lanyard.fish
+	@echo
+	@echo "Nothing was started. To start lanyard now and at every boot:"
+	@echo "    systemctl daemon-reload"
+	@echo "    systemctl enable --now lanyard.socket lanyard.service"
+
+.PHONY: uninstall
+uninstall: ## remove what install installed; the state stays
+	rm -f $(DESTDIR)$(PREFIX)/bin/lanyard
+	rm -f $(DESTDIR)$(UNITDIR)/lanyard.service $(DESTDIR)$(UNITDIR)/lanyard.socket
+	rm -f $(addprefix $(MANDIR)/,$(notdir $(wildcard man/*.1)))
+	rm -f $(BASHDIR)/lanyard $(ZSHDIR)/_lanyard $(FISHDIR)/lanyard.fish
+	@echo
+	@echo "The units may still run; to stop them and forget them:"
+	@echo "    systemctl disable --now lanyard.socket lanyard.service; systemctl daemon-reload"
+	@echo "The state was kept; to remove it, once no network of lanyard's is left in Docker:"
+	@echo "    rm -r /var/lib/lanyard"
+
+.PHONY: docs
+docs: ## write docs/cli.md, docs/options.md and man/ anew from the binary
+	$(GO) generate ./...
+
+.PHONY: lint
+lint: ## gofmt, go vet, staticcheck
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$unformatted" || { echo "not formatted:"; echo "$$unformatted"; exit 1; }
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+
+.PHONY: unit
+unit: ## unit and script tests with the race detector; root makes its own namespaces
+	$(GO) test -race ./internal/... ./cmd/...
+
+.PHONY: fuzz
+fuzz: ## each fuzz target for FUZZTIME (10s)
+	@set -e; grep -ro '^func Fuzz[A-Za-z0-9]*' --include='*_test.go' internal cmd | while IFS=: read -r file func; do \
+		echo "$$(dirname $$file) $${func#func }"; \
+		$(GO) test -run '^$$' -fuzz "^$${func#func }\$$" -fuzztime $(FUZZTIME) ./$$(dirname $$file); \
+	done
+
+.PHONY: clean
+clean: ## remove what build made
+	rm -rf bin
