@@ -318,33 +318,35 @@ func (e *Engine) addLink(n *network, rec lan.Endpoint, parent *link.Parent) erro
 // attachment is how a container uses its link. The routes per mode: on a segment
 // (macvlan, ipvlan l2) the gateway of the subnet that holds the address; where
 // the kernel routes (ipvlan l3 and l3s) a default route on the link and no
-// gateway; nothing on an internal network.
+// gateway. An internal network has neither; where the kernel routes, its own
+// subnets have routes, so that its containers reach each other.
 func attachment(n *network, rec lan.Endpoint) *Attachment {
 	a := &Attachment{SrcName: rec.LinkName(), DstPrefix: "eth", DstName: rec.IfName}
-	if n.rec.Internal {
-		return a
-	}
 	for _, p := range []netip.Prefix{rec.IPv4, rec.IPv6} {
 		if !p.IsValid() {
 			continue
 		}
-		if n.rec.L3() {
+		subnet, _ := n.rec.SubnetOf(p.Addr())
+		switch gw := subnet.Gateway; {
+		case n.rec.L3() && n.rec.Internal:
+			for _, s := range n.rec.Subnets(p.Addr()) {
+				if s.Pool != subnet.Pool && s.Pool.Bits() > 0 {
+					a.Routes = append(a.Routes, Route{Dst: s.Pool})
+				}
+			}
+		case n.rec.L3():
 			a.Routes = append(a.Routes, Route{Dst: netip.PrefixFrom(unspecified(p.Addr()), 0)})
-			continue
-		}
-		subnet, ok := n.rec.SubnetOf(p.Addr())
-		gw := subnet.Gateway
-		if !ok || n.rec.Gateway == lan.GatewayNone || !gw.IsValid() || gw == p.Addr() {
-			continue
-		}
-		if !p.Contains(gw) {
-			// The engine wants a route to the gateway before it sets it.
-			a.Routes = append(a.Routes, Route{Dst: netip.PrefixFrom(gw, gw.BitLen())})
-		}
-		if gw.Is4() {
-			a.Gateway4 = gw
-		} else {
-			a.Gateway6 = gw
+		case n.rec.Internal || n.rec.Gateway == lan.GatewayNone || !gw.IsValid() || gw == p.Addr():
+		default:
+			if !p.Contains(gw) {
+				// The engine wants a route to the gateway before it sets it.
+				a.Routes = append(a.Routes, Route{Dst: netip.PrefixFrom(gw, gw.BitLen())})
+			}
+			if gw.Is4() {
+				a.Gateway4 = gw
+			} else {
+				a.Gateway6 = gw
+			}
 		}
 	}
 	return a

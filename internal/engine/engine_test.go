@@ -405,6 +405,8 @@ func TestRoutesPerMode(t *testing.T) {
 		{"ipvlan l3", lan.Network{Mode: lan.ModeL3}, both, Attachment{Routes: []Route{{Dst: p("0.0.0.0/0")}, {Dst: p("::/0")}}}},
 		{"ipvlan l3s, v6 only", lan.Network{Mode: lan.ModeL3S}, lan.Endpoint{IPv6: both.IPv6}, Attachment{Routes: []Route{{Dst: p("::/0")}}}},
 		{"ipvlan l3 internal", lan.Network{Mode: lan.ModeL3, Internal: true}, both, Attachment{}},
+		{"ipvlan l3 internal, two subnets", lan.Network{Mode: lan.ModeL3, Internal: true, IPv4: []lan.Subnet{{Pool: p("10.1.0.0/24")}}}, both,
+			Attachment{Routes: []Route{{Dst: p("10.1.0.0/24")}}}},
 		{"gateway off the link", lan.Network{Mode: lan.ModeBridge}, lan.Endpoint{IPv4: p("192.168.11.2/32")},
 			Attachment{Gateway4: a("192.168.0.1"), Routes: []Route{{Dst: p("192.168.0.1/32")}}}},
 		{"is the gateway", lan.Network{Mode: lan.ModeBridge}, lan.Endpoint{IPv4: p("192.168.0.1/16")}, Attachment{}},

@@ -116,20 +116,22 @@ func (n *Network) SameAs(m *Network) bool {
 		slices.Equal(n.IPv4, m.IPv4) && slices.Equal(n.IPv6, m.IPv6)
 }
 
-// SubnetOf is the narrowest of the network's subnets that holds addr.
-func (n *Network) SubnetOf(addr netip.Addr) (Subnet, bool) {
-	subnets := n.IPv4
+// Subnets are the network's subnets of addr's family.
+func (n *Network) Subnets(addr netip.Addr) []Subnet {
 	if addr.Is6() {
-		subnets = n.IPv6
+		return n.IPv6
 	}
-	var best Subnet
-	found := false
-	for _, s := range subnets {
-		if s.Pool.Contains(addr) && (!found || s.Pool.Bits() > best.Pool.Bits()) {
-			best, found = s, true
+	return n.IPv4
+}
+
+// SubnetOf is the narrowest of the network's subnets that holds addr.
+func (n *Network) SubnetOf(addr netip.Addr) (best Subnet, ok bool) {
+	for _, s := range n.Subnets(addr) {
+		if s.Pool.Contains(addr) && (!ok || s.Pool.Bits() > best.Pool.Bits()) {
+			best, ok = s, true
 		}
 	}
-	return best, found
+	return best, ok
 }
 
 // Endpoint is one container's place on one network.
