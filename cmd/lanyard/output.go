@@ -51,7 +51,7 @@ func explain(err error) error {
 	case errors.Is(err, control.ErrNotRunning):
 		return fmt.Errorf("%w; try: systemctl start lanyard, or sudo lanyard daemon", err)
 	case errors.Is(err, control.ErrDenied):
-		return fmt.Errorf("%w: only root may ask the daemon; try: sudo lanyard ...", err)
+		return fmt.Errorf("%w: only root may ask the daemon; try: the same with sudo", err)
 	}
 	return err
 }
