@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/lanyard-net/lanyard/internal/lan"
 )
@@ -101,7 +102,7 @@ func Open(dir string) (*DB, error) {
 	}
 	path := filepath.Join(dir, File)
 	bolt, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType, NoFreelistSync: true})
-	if errors.Is(err, bbolt.ErrTimeout) { //nolint:staticcheck // the new name is an alias
+	if errors.Is(err, bolterrors.ErrTimeout) {
 		return nil, fmt.Errorf("%s: %w; another lanyard daemon runs with this folder", path, ErrLocked)
 	}
 	if err != nil {

@@ -1,0 +1,211 @@
+//go:build lab
+
+// Package engines tests the life of containers with real Docker Engines: each test
+// runs on the oldest and on the newest one, each in a namespace of this machine,
+// with macvlan on a veth pair. What a kernel without 802.1Q and ipvlan cannot show is
+// tested in the guests (package scenario).
+package engines
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/lanyard-net/lanyard/e2e/dockerd"
+)
+
+// engine is an engine under test and the host that runs it.
+type engine struct {
+	name string // 20.10, 28.5
+	path []string
+	host *dockerd.Host
+}
+
+var engines []*engine
+
+func TestMain(m *testing.M) { os.Exit(runAll(m)) }
+
+func runAll(m *testing.M) int {
+	ctx := context.Background()
+	dir, err := os.MkdirTemp("/var/tmp", "lanyard-engines")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	if err := start(ctx, dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer func() {
+		for _, e := range engines {
+			if err := e.host.Close(); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+			}
+		}
+	}()
+	return m.Run()
+}
+
+func start(ctx context.Context, dir string) error {
+	lanyard := filepath.Join(dir, "lanyard")
+	build := exec.Command("go", "build", "-race", "-o", lanyard, "github.com/lanyard-net/lanyard/cmd/lanyard")
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("build: %w: %s", err, out)
+	}
+	const cache = "/var/cache/lanyard-lab/engines"
+	old, sid := cache+"/bookworm/root/usr", cache+"/sid/root/usr"
+	all := []*engine{
+		{name: "20.10", path: []string{old + "/bin", old + "/sbin"}},
+		{name: "28.5", path: []string{sid + "/bin", sid + "/sbin", old + "/sbin"}}, // sid's runc needs a newer libc
+	}
+	for _, e := range all {
+		h, err := dockerd.New(ctx, dockerd.Config{Dir: filepath.Join(dir, e.name), Path: e.path, Lanyard: lanyard})
+		if err != nil {
+			return fmt.Errorf("engine %s: %w", e.name, err)
+		}
+		e.host = h
+		engines = append(engines, e)
+		if err := h.MakeImage(ctx); err != nil {
+			return err
+		}
+		plugins := filepath.Join(dir, e.name, "cli", "cli-plugins")
+		if err := os.MkdirAll(plugins, 0o755); err != nil {
+			return err
+		}
+		if err := os.Symlink(sid+"/libexec/docker/cli-plugins/docker-compose", filepath.Join(plugins, "docker-compose")); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// user types commands on a host.
+type user struct {
+	t      *testing.T
+	engine string
+	*dockerd.Host
+	extra []string // links that the test itself left on the host
+}
+
+// onEach runs a test on each engine, and checks after it that nothing is left:
+// no container, no network, no link, no record.
+func onEach(t *testing.T, test func(u *user)) {
+	for _, e := range engines {
+		t.Run(e.name, func(t *testing.T) {
+			u := &user{t: t, engine: e.name, Host: e.host}
+			t.Cleanup(u.leftovers)
+			test(u)
+		})
+	}
+}
+
+func (u *user) leftovers() {
+	u.t.Helper()
+	u.try(`ids=$(docker ps -aq); [ -z "$ids" ] || docker rm -f $ids
+		nets=$(docker network ls -q --filter type=custom); [ -z "$nets" ] || docker network rm $nets`)
+	u.eventually("no link is left", func() string {
+		out := u.sh(`ip -br link show | grep -vE '^(lo|eth1@wire|wire@eth1|docker0|docker_gwbridge) ' || true`)
+		return out
+	})
+	if out := u.sh(`lanyard network ls -q; lanyard endpoint ls -q`); out != "" {
+		u.t.Errorf("records left:\n%s", out)
+	}
+	if u.t.Failed() {
+		log, err := os.ReadFile(u.LanyardLog())
+		if err == nil {
+			u.t.Logf("lanyard's log:\n%s", tail(string(log), 40))
+		}
+	}
+}
+
+func tail(s string, n int) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
+
+// sh runs a script that must succeed, and returns what it prints.
+func (u *user) sh(script string) string {
+	u.t.Helper()
+	out, err := u.try(script)
+	if err != nil {
+		u.t.Fatalf("%s: %v\n%s", script, err, out)
+	}
+	return out
+}
+
+// fails runs a script that must fail with these words.
+func (u *user) fails(script string, words ...string) {
+	u.t.Helper()
+	out, err := u.try(script)
+	if err == nil {
+		u.t.Errorf("%s: succeeded\n%s", script, out)
+		return
+	}
+	for _, w := range words {
+		if !strings.Contains(out, w) {
+			u.t.Errorf("%s: %q does not say %q", script, out, w)
+		}
+	}
+}
+
+func (u *user) try(script string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
+	defer cancel()
+	out, err := u.Sh(ctx, script)
+	// A word of 28.5 about the host, not about us.
+	out = strings.ReplaceAll(out, "WARNING: IPv4 forwarding is disabled. Networking will not work.\n", "")
+	return strings.TrimSpace(out), err
+}
+
+// says checks that a script prints these words.
+func (u *user) says(script string, words ...string) string {
+	u.t.Helper()
+	out := u.sh(script)
+	for _, w := range words {
+		if !strings.Contains(out, w) {
+			u.t.Errorf("%s: no %q in\n%s", script, w, out)
+		}
+	}
+	return out
+}
+
+// eventually waits until problem returns "".
+func (u *user) eventually(what string, problem func() string) {
+	u.t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		p := problem()
+		if p == "" {
+			return
+		}
+		if time.Now().After(deadline) {
+			u.t.Errorf("%s: not within 20 s:\n%s", what, p)
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+// mustDo fails the test on an error of the host's own.
+func (u *user) mustDo(err error) {
+	u.t.Helper()
+	if err != nil {
+		u.t.Fatal(err)
+	}
+}
+
+// atOnce runs n things at the same time.
+func atOnce(n int, do func(i int)) {
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() { do(i) })
+	}
+	wg.Wait()
+}
