@@ -41,7 +41,9 @@ type Host struct {
 	c     Config
 	pause *exec.Cmd // holds the namespaces
 
-	dockerd, lanyard *daemon
+	// containerd runs beside dockerd, as on an installed host, so that it and the
+	// containers stay when dockerd is killed.
+	containerd, dockerd, lanyard *daemon
 }
 
 // daemon is a process in the host.
@@ -96,10 +98,27 @@ exec sleep 2147483647`
 	if n, err := out.Read(ready); err != nil || n == 0 {
 		return nil, fmt.Errorf("host namespaces: %w: %s", err, stderr.String())
 	}
-	if err := h.StartLanyard(ctx); err != nil {
+	if err := errors.Join(h.startContainerd(ctx), h.StartLanyard(ctx), h.StartDockerd(ctx)); err != nil {
 		return nil, err
 	}
-	return h, h.StartDockerd(ctx)
+	return h, nil
+}
+
+func (h *Host) startContainerd(ctx context.Context) (err error) {
+	config, log := filepath.Join(h.c.Dir, "containerd.toml"), filepath.Join(h.c.Dir, "containerd.log")
+	text := fmt.Sprintf("version = 2\nroot = %q\nstate = %q\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.nri.v1.nri\"]\n[grpc]\naddress = %q\n",
+		filepath.Join(h.c.Dir, "data", "containerd"), filepath.Join(h.c.Dir, "exec", "containerd"), h.containerdSocket())
+	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
+		return err
+	}
+	if h.containerd, err = h.start(log, "containerd", "--config", config); err != nil {
+		return err
+	}
+	return h.await(ctx, h.containerd, "containerd", log, "test -S "+h.containerdSocket())
+}
+
+func (h *Host) containerdSocket() string {
+	return filepath.Join(h.c.Dir, "exec", "containerd.sock")
 }
 
 // Inside runs fn on a thread that is in the host's network namespace. Sockets that
@@ -124,15 +143,15 @@ func (h *Host) Close() error {
 		// Containers first: their shims outlive dockerd.
 		h.Sh(ctx, `ids=$(timeout 10 docker ps -aq) && [ -n "$ids" ] && timeout 20 docker rm -f $ids`)
 	}
-	err := errors.Join(h.StopDockerd(), h.StopLanyard())
+	err := errors.Join(h.StopDockerd(), h.StopLanyard(), h.containerd.stop(syscall.SIGTERM))
 	h.killShims()
 	h.pause.Process.Kill()
 	h.pause.Wait()
 	return err
 }
 
-// killShims ends what a killed dockerd left: containerd and the shims of its
-// containers, all of which name the host's folder in their command line.
+// killShims ends the shims of containers that are left, which name the host's
+// folder in their command line.
 func (h *Host) killShims() {
 	procs, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
@@ -152,7 +171,7 @@ func (h *Host) killShims() {
 
 // Env is the environment of a command in the host.
 func (h *Host) Env() []string {
-	return append(os.Environ(),
+	return append(os.Environ(), "GORACE=atexit_sleep_ms=0",
 		"PATH="+strings.Join(h.c.Path, ":")+":"+filepath.Dir(h.c.Lanyard)+":"+os.Getenv("PATH"),
 		"DOCKER_HOST=unix://"+h.Socket(), "DOCKER_CONFIG="+filepath.Join(h.c.Dir, "cli"))
 }
@@ -188,7 +207,7 @@ func (h *Host) StartLanyard(ctx context.Context, args ...string) (err error) {
 	if err != nil {
 		return err
 	}
-	return h.await(ctx, h.lanyard, "lanyard", h.LanyardLog(), "test -S /run/docker/plugins/lanyard.sock")
+	return h.await(ctx, h.lanyard, "lanyard", h.LanyardLog(), "lanyard network ls -q")
 }
 
 // StopLanyard ends lanyard with SIGTERM.
@@ -199,25 +218,19 @@ func (h *Host) KillLanyard() error { return h.lanyard.stop(syscall.SIGKILL) }
 
 // StartDockerd starts dockerd with these flags and waits until it answers.
 func (h *Host) StartDockerd(ctx context.Context, flags ...string) (err error) {
-	for try := 0; ; try++ {
-		args := append([]string{
-			"--data-root", filepath.Join(h.c.Dir, "data"), "--exec-root", filepath.Join(h.c.Dir, "exec"), "--pidfile", filepath.Join(h.c.Dir, "pid"),
-			"-H", "unix://" + h.Socket(), "--bridge=none", "--iptables=false", "--ip6tables=false", "--config-file", filepath.Join(h.c.Dir, "daemon.json"),
-		}, flags...)
-		if err := os.WriteFile(filepath.Join(h.c.Dir, "daemon.json"), []byte("{}"), 0o644); err != nil {
-			return err
-		}
-		if h.dockerd, err = h.start(h.DockerdLog(), "dockerd", args...); err != nil {
-			return err
-		}
-		err = h.await(ctx, h.dockerd, "dockerd", h.DockerdLog(), "docker version")
-		// 20.10 that was killed leaves a containerd behind, on which the next one
-		// gives up once.
-		if err == nil || try == 2 {
-			return err
-		}
-		h.dockerd.stop(syscall.SIGKILL)
+	config := filepath.Join(h.c.Dir, "daemon.json") // not the machine's
+	if err := os.WriteFile(config, []byte("{}"), 0o644); err != nil {
+		return err
 	}
+	args := append([]string{
+		"--data-root", filepath.Join(h.c.Dir, "data"), "--exec-root", filepath.Join(h.c.Dir, "exec"), "--pidfile", filepath.Join(h.c.Dir, "pid"),
+		"-H", "unix://" + h.Socket(), "--containerd", h.containerdSocket(), "--config-file", config,
+		"--bridge=none", "--iptables=false", "--ip6tables=false",
+	}, flags...)
+	if h.dockerd, err = h.start(h.DockerdLog(), "dockerd", args...); err != nil {
+		return err
+	}
+	return h.await(ctx, h.dockerd, "dockerd", h.DockerdLog(), "docker version")
 }
 
 // StopDockerd ends dockerd with SIGTERM.
