@@ -7,6 +7,8 @@ GO         ?= go
 VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 COMMIT     ?= $(shell git rev-parse HEAD 2>/dev/null)
 FUZZTIME   ?= 10s
+ENGINE     ?= 20.10
+NODE       ?= 1
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 BUILDFLAGS  = -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)'
@@ -59,6 +61,26 @@ uninstall: ## remove what install installed; the state stays
 	@echo "    systemctl disable --now lanyard.socket lanyard.service; systemctl daemon-reload"
 	@echo "The state was kept; to remove it, once no network of lanyard's is left in Docker:"
 	@echo "    rm -r /var/lib/lanyard"
+
+.PHONY: demo
+demo: ## two Docker hosts and a LAN node on a VLAN trunk, the reference scenario, a verdict; ENGINE=20.10|28.5
+	$(GO) run ./e2e/ctl demo --engine $(ENGINE)
+
+.PHONY: lab-up
+lab-up: ## the same hosts, without the scenario
+	$(GO) run ./e2e/ctl up --engine $(ENGINE)
+
+.PHONY: lab-shell
+lab-shell: ## a shell on a host of the demo: NODE=1, 2 or lan
+	@$(GO) build -o bin/labctl ./e2e/ctl && exec bin/labctl shell $(NODE)
+
+.PHONY: lab-down
+lab-down: ## end the demo's hosts
+	$(GO) run ./e2e/ctl down
+
+.PHONY: test
+test: ## everything: lint, unit, kernel, engines, lab; installs what it needs
+	@mkdir -p bin && $(GO) build -o bin/suite ./e2e/suite && exec bin/suite -log bin/test.log
 
 .PHONY: docs
 docs: ## write docs/cli.md, docs/options.md and man/ anew from the binary

@@ -313,10 +313,9 @@ func (d *daemon) stop(sig syscall.Signal) error {
 // Image is the image that containers are made of.
 const Image = "busybox:lab"
 
-// MakeImage makes the image from the machine's static busybox, where the host has
-// none.
-func (h *Host) MakeImage(ctx context.Context) error {
-	out, err := h.Sh(ctx, `docker image inspect `+Image+` >/dev/null 2>&1 && exit 0
+// ImageScript makes the image from the machine's static busybox, where the engine
+// has none.
+const ImageScript = `docker image inspect ` + Image + ` >/dev/null 2>&1 && exit 0
 set -e
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
@@ -324,7 +323,11 @@ mkdir -p "$root/bin" "$root/tmp" "$root/etc" "$root/root"
 cp /bin/busybox "$root/bin/"
 for a in $(/bin/busybox --list); do [ "$a" = busybox ] || ln -s busybox "$root/bin/$a"; done
 echo 'root:x:0:0:root:/root:/bin/sh' >"$root/etc/passwd"
-tar -C "$root" -c . | docker import --change 'CMD ["sleep","2147483647"]' - `+Image)
+tar -C "$root" -c . | docker import --change 'CMD ["sleep","2147483647"]' - ` + Image
+
+// MakeImage makes the image.
+func (h *Host) MakeImage(ctx context.Context) error {
+	out, err := h.Sh(ctx, ImageScript)
 	if err != nil {
 		return fmt.Errorf("image %s: %w: %s", Image, err, out)
 	}

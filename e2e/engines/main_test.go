@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/lanyard-net/lanyard/e2e/dockerd"
+	"github.com/lanyard-net/lanyard/e2e/machine"
 )
 
 // engine is an engine under test and the host that runs it.
@@ -59,13 +60,16 @@ func start(ctx context.Context, dir string) error {
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build: %w: %s", err, out)
 	}
-	const cache = "/var/cache/lanyard-lab/engines"
-	old, sid := cache+"/bookworm/root/usr", cache+"/sid/root/usr"
-	all := []*engine{
-		{name: "20.10", path: []string{old + "/bin", old + "/sbin"}},
-		{name: "28.5", path: []string{sid + "/bin", sid + "/sbin", old + "/sbin"}}, // sid's runc needs a newer libc
+	if err := machine.Prepare(ctx, func(format string, args ...any) { fmt.Printf(format+"\n", args...) }); err != nil {
+		return err
 	}
-	for _, e := range all {
+	all, err := machine.Chosen(os.Getenv("LANYARD_ENGINES"))
+	if err != nil {
+		return err
+	}
+	for _, m := range all {
+		fmt.Printf("engine %s: Docker %s\n", m.Name, m.Version())
+		e := &engine{name: m.Name, path: m.Path}
 		h, err := dockerd.New(ctx, dockerd.Config{Dir: filepath.Join(dir, e.name), Path: e.path, Lanyard: lanyard})
 		if err != nil {
 			return fmt.Errorf("engine %s: %w", e.name, err)
@@ -79,7 +83,7 @@ func start(ctx context.Context, dir string) error {
 		if err := os.MkdirAll(plugins, 0o755); err != nil {
 			return err
 		}
-		if err := os.Symlink(sid+"/libexec/docker/cli-plugins/docker-compose", filepath.Join(plugins, "docker-compose")); err != nil {
+		if err := os.Symlink(machine.Compose(), filepath.Join(plugins, "docker-compose")); err != nil {
 			return err
 		}
 	}

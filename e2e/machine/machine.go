@@ -1,0 +1,292 @@
+// Package machine brings to a machine what the lab needs: packages, two Docker
+// Engines that are unpacked and never installed, and the modules of the guests'
+// kernel. It starts no service and touches no Docker that is there.
+package machine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Cache is the folder of all that is downloaded or unpacked.
+const Cache = "/var/cache/lanyard-lab"
+
+// packages are what the lab runs, by program where one tells that it is there.
+var packages = []struct{ name, file string }{
+	{"user-mode-linux", "/usr/bin/linux.uml"},
+	{"kmod", "/sbin/depmod"},
+	{"iproute2", "/sbin/ip"},
+	{"iptables", "/usr/sbin/iptables-legacy"},
+	{"e2fsprogs", "/sbin/mkfs.ext4"},
+	{"tini", "/usr/bin/tini"},
+	{"busybox-static", "/bin/busybox"},
+	{"util-linux", "/usr/bin/nsenter"},
+	{"procps", "/sbin/sysctl"},
+	{"tcpdump", "/usr/bin/tcpdump"},
+	{"ca-certificates", "/etc/ssl/certs/ca-certificates.crt"},
+	{"libdevmapper1.02.1", "/lib/x86_64-linux-gnu/libdevmapper.so.1.02.1"},
+	{"libseccomp2", "/lib/x86_64-linux-gnu/libseccomp.so.2"},
+	{"iperf3", "/usr/bin/iperf3"},
+}
+
+// Engine is a Docker Engine that is unpacked in the cache.
+type Engine struct {
+	Name  string // 20.10, 28.5: the line of versions
+	suite string // Debian's
+	debs  []string
+	// Path lists the folders of its programs.
+	Path []string
+}
+
+// Engines are the oldest and the newest engine that lanyard is tested with. sid
+// moves: Version says what it has now.
+func Engines() []Engine {
+	old, sid := root("bookworm"), root("sid")
+	return []Engine{
+		{
+			Name: "20.10", suite: "bookworm", debs: []string{"docker.io", "containerd", "runc"},
+			Path: []string{old + "/usr/bin", old + "/usr/sbin"},
+		},
+		{
+			// sid's runc needs a newer libc than Debian 12 has.
+			Name: "28.5", suite: "sid", debs: []string{"docker.io", "docker-cli", "containerd", "docker-compose"},
+			Path: []string{sid + "/usr/bin", sid + "/usr/sbin", old + "/usr/sbin"},
+		},
+	}
+}
+
+// Chosen are the engines of a comma-separated list of names; all of Engines for "".
+func Chosen(names string) ([]Engine, error) {
+	if names == "" {
+		return Engines(), nil
+	}
+	var chosen []Engine
+	for name := range strings.SplitSeq(names, ",") {
+		e, err := EngineNamed(name)
+		if err != nil {
+			return nil, err
+		}
+		chosen = append(chosen, e)
+	}
+	return chosen, nil
+}
+
+// EngineNamed is the engine of that name.
+func EngineNamed(name string) (Engine, error) {
+	for _, e := range Engines() {
+		if e.Name == name {
+			return e, nil
+		}
+	}
+	return Engine{}, fmt.Errorf("no engine %q: there are 20.10 and 28.5", name)
+}
+
+// Version is the engine's own, such as "28.5.2+dfsg4".
+func (e Engine) Version() string {
+	out, err := exec.Command(filepath.Join(root(e.suite), "usr/sbin/dockerd"), "--version").Output()
+	if err != nil {
+		return "not there"
+	}
+	version, _, _ := strings.Cut(strings.TrimPrefix(string(out), "Docker version "), ",")
+	return version
+}
+
+// Compose is the compose plugin, which serves both engines.
+func Compose() string { return root("sid") + "/usr/libexec/docker/cli-plugins/docker-compose" }
+
+func root(suite string) string { return filepath.Join(Cache, "engines", suite) }
+
+// Kernel is the guests' kernel.
+const Kernel = "/usr/bin/linux.uml"
+
+// Modules is the folder of the guests' kernel's modules, with their index. Prepare
+// makes it.
+func Modules() (string, error) {
+	dirs, err := filepath.Glob(filepath.Join(Cache, "modules/lib/modules/*/modules.dep"))
+	if err != nil || len(dirs) == 0 {
+		return "", fmt.Errorf("no modules of the guests' kernel in %s; try: labctl prepare", Cache)
+	}
+	return filepath.Dir(dirs[len(dirs)-1]), nil
+}
+
+// Prepare brings what is missing. say is told of each step that takes time. It may
+// run in several processes at once: they wait for each other.
+func Prepare(ctx context.Context, say func(format string, args ...any)) error {
+	if os.Geteuid() != 0 {
+		return errors.New("the lab needs root: it makes namespaces, taps and mounts; try: sudo")
+	}
+	if err := os.MkdirAll(Cache, 0o755); err != nil {
+		return err
+	}
+	lock, err := os.Create(filepath.Join(Cache, "lock"))
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		return fmt.Errorf("lock %s: %w", lock.Name(), err)
+	}
+	if err := installPackages(ctx, say); err != nil {
+		return err
+	}
+	for _, e := range Engines() {
+		if err := e.unpack(ctx, say); err != nil {
+			return fmt.Errorf("engine %s: %w", e.Name, err)
+		}
+	}
+	return indexModules(ctx)
+}
+
+func installPackages(ctx context.Context, say func(string, ...any)) error {
+	var missing []string
+	for _, p := range packages {
+		if _, err := os.Stat(p.file); err != nil {
+			missing = append(missing, p.name)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	say("installing packages: %s", strings.Join(missing, " "))
+	install := append([]string{"apt-get", "install", "-y", "-q", "--no-install-recommends"}, missing...)
+	if run(ctx, install...) == nil {
+		return nil
+	}
+	// The lists may be old or empty.
+	if err := retry(ctx, func() error { return run(ctx, "apt-get", "update", "-q") }); err != nil {
+		return err
+	}
+	return retry(ctx, func() error { return run(ctx, install...) })
+}
+
+// unpack downloads the engine's packages, whatever the machine's own sources say,
+// and unpacks them into the cache.
+func (e Engine) unpack(ctx context.Context, say func(string, ...any)) error {
+	to := root(e.suite)
+	if _, err := os.Stat(filepath.Join(to, "usr/sbin/dockerd")); err == nil {
+		return nil
+	}
+	say("downloading Docker %s (Debian %s; unpacked, not installed)", e.Name, e.suite)
+	work, err := os.MkdirTemp(Cache, "unpack-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(work)
+	for _, dir := range []string{"lists/partial", "cache/archives/partial", "deb", "root"} {
+		if err := os.MkdirAll(filepath.Join(work, dir), 0o755); err != nil {
+			return err
+		}
+	}
+	sources := fmt.Sprintf("deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s main\n", mirror(), e.suite)
+	if err := os.WriteFile(filepath.Join(work, "sources.list"), []byte(sources), 0o644); err != nil {
+		return err
+	}
+	apt := func(args ...string) error {
+		cmd := exec.CommandContext(ctx, "apt-get", append([]string{
+			"-q", "-o", "Dir::Etc::SourceList=" + work + "/sources.list", "-o", "Dir::Etc::SourceParts=/dev/null",
+			"-o", "Dir::State::lists=" + work + "/lists", "-o", "Dir::Cache=" + work + "/cache",
+			"-o", "APT::Sandbox::User=root", "-o", "Acquire::Languages=none",
+		}, args...)...)
+		cmd.Dir = filepath.Join(work, "deb")
+		return output(cmd)
+	}
+	if err := retry(ctx, func() error { return apt("update") }); err != nil {
+		return err
+	}
+	if err := retry(ctx, func() error { return apt(append([]string{"download"}, e.debs...)...) }); err != nil {
+		return err
+	}
+	debs, err := filepath.Glob(filepath.Join(work, "deb/*.deb"))
+	if err != nil {
+		return err
+	}
+	for _, deb := range debs {
+		if err := run(ctx, "dpkg-deb", "-x", deb, filepath.Join(work, "root")); err != nil {
+			return err
+		}
+	}
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		return err
+	}
+	return os.Rename(filepath.Join(work, "root"), to)
+}
+
+// mirror is the machine's own Debian mirror.
+func mirror() string {
+	for _, file := range []string{"/etc/apt/sources.list.d/debian.sources", "/etc/apt/sources.list"} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(text)) {
+			if strings.HasPrefix(line, "#") {
+				continue
+			}
+			for field := range strings.FieldsSeq(line) {
+				if strings.HasPrefix(field, "http") && strings.Contains(field, "debian") && !strings.Contains(field, "security") {
+					return field
+				}
+			}
+		}
+	}
+	return "http://deb.debian.org/debian"
+}
+
+// indexModules copies the modules of the guests' kernel to a folder where depmod may
+// write beside them.
+func indexModules(ctx context.Context) error {
+	from, err := filepath.Glob("/usr/lib/uml/modules/*/kernel")
+	if err != nil || len(from) == 0 {
+		return errors.New("package user-mode-linux has no modules in /usr/lib/uml/modules")
+	}
+	slices.Sort(from)
+	dir := filepath.Dir(from[len(from)-1])
+	version := filepath.Base(dir)
+	base := filepath.Join(Cache, "modules")
+	to := filepath.Join(base, "lib/modules", version)
+	if _, err := os.Stat(filepath.Join(to, "modules.dep")); err == nil {
+		return nil
+	}
+	if err := os.RemoveAll(base); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		return err
+	}
+	if err := run(ctx, "cp", "-r", dir, to); err != nil {
+		return err
+	}
+	return run(ctx, "depmod", "-b", base, version)
+}
+
+func retry(ctx context.Context, do func() error) error {
+	var err error
+	for try := range 4 {
+		if err = do(); err == nil || ctx.Err() != nil {
+			return err
+		}
+		time.Sleep(time.Duration(1<<try) * time.Second)
+	}
+	return err
+}
+
+func run(ctx context.Context, args ...string) error {
+	return output(exec.CommandContext(ctx, args[0], args[1:]...))
+}
+
+func output(cmd *exec.Cmd) error {
+	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args, " "), err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}

@@ -1,0 +1,57 @@
+#!/bin/sh
+# First process of a lab guest. The kernel runs it on the machine's own file
+# system, read-only; it puts a writable layer over that, and the node's disk where
+# state must last, and becomes the agent. Words of the kernel's command line that
+# it does not know are in our environment: NODE, ADDR, AGENT, MODULES.
+set -e
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
+
+if [ "$1" != inside ]; then
+	mount -t proc proc /proc
+	[ -e /dev/ubda ] || mount -t devtmpfs dev /dev # the kernel may have done it
+	insmod "$MODULES/kernel/fs/overlayfs/overlay.ko"
+	mount -t tmpfs -o mode=755 tmpfs /mnt
+	mkdir /mnt/upper /mnt/work /mnt/root /mnt/disk
+	mount -t overlay -o lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work overlay /mnt/root
+	mount -t ext4 -o noatime /dev/ubda /mnt/disk
+	for dir in docker lanyard containerd; do
+		mkdir -p "/mnt/disk/$dir" "/mnt/root/var/lib/$dir"
+		mount --bind "/mnt/disk/$dir" "/mnt/root/var/lib/$dir"
+	done
+	mount -n --move /proc /mnt/root/proc
+	mount -n --move /dev /mnt/root/dev
+	cd /mnt/root
+	pivot_root . mnt
+	exec chroot . /bin/sh "$0" inside
+fi
+
+mount -t sysfs sys /sys
+mount -t tmpfs -o mode=755 run /run
+mount -t tmpfs tmp /tmp
+mkdir -p /dev/pts /dev/shm /etc/docker
+mount -t devpts -o ptmxmode=666 devpts /dev/pts
+mount -t tmpfs shm /dev/shm
+mount -t tmpfs etc /etc/docker # not the machine's
+mount -t tmpfs -o mode=755 cgroup /sys/fs/cgroup
+for c in cpu cpuacct memory devices freezer blkio pids net_cls; do
+	mkdir "/sys/fs/cgroup/$c"
+	mount -t cgroup -o "$c" "$c" "/sys/fs/cgroup/$c" || rmdir "/sys/fs/cgroup/$c"
+done
+mkdir -p /lib/modules /run/lab /run/docker/plugins
+ln -sfn "$MODULES" "/lib/modules/$(uname -r)"
+for m in ipv6 8021q macvlan ipvlan veth bridge "dummy numdummies=0" "bonding max_bonds=0"; do modprobe $m; done
+# This kernel's nf_tables has the bridge family alone.
+ln -sf /usr/sbin/iptables-legacy /etc/alternatives/iptables
+ln -sf /usr/sbin/ip6tables-legacy /etc/alternatives/ip6tables
+hostname "$NODE"
+printf '127.0.0.1 localhost %s\n' "$NODE" >/etc/hosts
+echo 'nameserver 127.0.0.1' >/etc/resolv.conf
+echo 1 >/proc/sys/net/ipv4/ip_forward
+echo 1 >/proc/sys/net/ipv6/conf/all/forwarding
+ip link set lo up
+ip link set vec0 name eth0
+ip link set vec1 name eth1
+ip addr add "$ADDR/24" dev eth0
+ip link set eth0 up
+ip link set eth1 up
+exec tini -- "$AGENT" "$ADDR:7070"
