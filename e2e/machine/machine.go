@@ -35,6 +35,7 @@ var packages = []struct{ name, file string }{
 	{"libdevmapper1.02.1", "/lib/x86_64-linux-gnu/libdevmapper.so.1.02.1"},
 	{"libseccomp2", "/lib/x86_64-linux-gnu/libseccomp.so.2"},
 	{"iperf3", "/usr/bin/iperf3"},
+	{"systemd", "/lib/systemd/systemd"}, // for guests
 }
 
 // Engine is a Docker Engine that is unpacked in the cache.

@@ -2,7 +2,8 @@
 # First process of a lab guest. The kernel runs it on the machine's own file
 # system, read-only; it puts a writable layer over that, and the node's disk where
 # state must last, and becomes the agent. Words of the kernel's command line that
-# it does not know are in our environment: NODE, ADDR, AGENT, MODULES.
+# it does not know are in our environment: NODE, ADDR, AGENT, MODULES, and SYSTEMD
+# for a node whose pid 1 is systemd.
 set -e
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 
@@ -11,9 +12,12 @@ if [ "$1" != inside ]; then
 	[ -e /dev/ubda ] || mount -t devtmpfs dev /dev # the kernel may have done it
 	insmod "$MODULES/kernel/fs/overlayfs/overlay.ko"
 	mount -t tmpfs -o mode=755 tmpfs /mnt
-	mkdir /mnt/upper /mnt/work /mnt/root /mnt/disk
-	mount -t overlay -o lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work overlay /mnt/root
+	mkdir /mnt/root /mnt/disk
 	mount -t ext4 -o noatime /dev/ubda /mnt/disk
+	layer=/mnt
+	[ -z "$SYSTEMD" ] || layer=/mnt/disk # what is installed outlasts a boot
+	mkdir -p $layer/upper $layer/work
+	mount -t overlay -o lowerdir=/,upperdir=$layer/upper,workdir=$layer/work overlay /mnt/root
 	for dir in docker lanyard containerd; do
 		mkdir -p "/mnt/disk/$dir" "/mnt/root/var/lib/$dir"
 		mount --bind "/mnt/disk/$dir" "/mnt/root/var/lib/$dir"
@@ -32,14 +36,18 @@ mkdir -p /dev/pts /dev/shm /etc/docker
 mount -t devpts -o ptmxmode=666 devpts /dev/pts
 mount -t tmpfs shm /dev/shm
 mount -t tmpfs etc /etc/docker # not the machine's
-mount -t tmpfs -o mode=755 cgroup /sys/fs/cgroup
-for c in cpu cpuacct memory devices freezer blkio pids net_cls; do
-	mkdir "/sys/fs/cgroup/$c"
-	mount -t cgroup -o "$c" "$c" "/sys/fs/cgroup/$c" || rmdir "/sys/fs/cgroup/$c"
-done
-mkdir -p /lib/modules /run/lab /run/docker/plugins
+mkdir -p /lib/modules /run/lab
 ln -sfn "$MODULES" "/lib/modules/$(uname -r)"
-for m in ipv6 8021q macvlan ipvlan veth bridge "dummy numdummies=0" "bonding max_bonds=0"; do modprobe $m; done
+modprobe ipv6
+if [ -z "$SYSTEMD" ]; then # which does these things itself, and the kernel the last one
+	mount -t tmpfs -o mode=755 cgroup /sys/fs/cgroup
+	for c in cpu cpuacct memory devices freezer blkio pids net_cls; do
+		mkdir "/sys/fs/cgroup/$c"
+		mount -t cgroup -o "$c" "$c" "/sys/fs/cgroup/$c" || rmdir "/sys/fs/cgroup/$c"
+	done
+	mkdir -p /run/docker/plugins
+	for m in 8021q macvlan ipvlan veth bridge "dummy numdummies=0" "bonding max_bonds=0"; do modprobe $m; done
+fi
 # This kernel's nf_tables has the bridge family alone.
 ln -sf /usr/sbin/iptables-legacy /etc/alternatives/iptables
 ln -sf /usr/sbin/ip6tables-legacy /etc/alternatives/ip6tables
@@ -54,4 +62,5 @@ ip link set vec1 name eth1
 ip addr add "$ADDR/24" dev eth0
 ip link set eth0 up
 ip link set eth1 up
+[ -z "$SYSTEMD" ] || exec sh "${0%/*}/systemd"
 exec tini -- "$AGENT" "$ADDR:7070"

@@ -30,6 +30,9 @@ const Home = "/var/lib/lanyard-lab"
 //go:embed init.sh
 var initScript []byte
 
+//go:embed systemd.sh
+var systemdScript []byte
+
 // NodeConfig is what a node is made of.
 type NodeConfig struct {
 	Name string
@@ -38,6 +41,10 @@ type NodeConfig struct {
 	Engine string
 	// Mem is the guest's memory in MiB; 0 means 1024.
 	Mem int
+	// Systemd makes systemd the guest's pid 1, and lets all that is written to its
+	// file system outlast a boot. Such a node's daemons are systemd's: not for
+	// StartLanyard and StartDockerd.
+	Systemd bool
 }
 
 // Lab is a running lab.

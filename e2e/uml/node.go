@@ -64,6 +64,9 @@ func (n *Node) create(ctx context.Context) error {
 	if err := os.WriteFile(init, initScript, 0o755); err != nil {
 		return err
 	}
+	if err := os.WriteFile(filepath.Join(n.dir(), "systemd"), systemdScript, 0o644); err != nil {
+		return err
+	}
 	script := "set -e\n"
 	for _, net := range []string{"mgmt", "seg"} {
 		script += fmt.Sprintf("ip tuntap add dev %[1]s mode tap\nip link set %[1]s master %[2]s up\n", n.tap(net), net)
@@ -106,6 +109,9 @@ func (n *Node) Boot(ctx context.Context) error {
 		"umid=guest", "uml_dir="+n.dir(), "con=null", "con0=null,fd:1", "console=tty0", "noreboot", "panic=-1", "quiet",
 		"ubd0="+filepath.Join(n.dir(), "disk.img"), vec(0, "mgmt", 0x99), vec(1, "seg", 0x11),
 		"NODE="+n.Name, "ADDR="+n.Addr(), "AGENT="+n.lab.agent, "MODULES="+modules)
+	if n.Systemd {
+		cmd.Args = append(cmd.Args, "SYSTEMD=yes")
+	}
 	cmd.Stdout, cmd.Stderr = console, console
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // a ^C is for the lab, which then ends the guest
@@ -163,6 +169,23 @@ func (n *Node) PowerOff() error {
 	}
 	n.Pid, n.Started = 0, ""
 	return nil
+}
+
+// Shutdown ends a node with systemd as an operator does, and waits for its end.
+func (n *Node) Shutdown(ctx context.Context) error {
+	if _, err := n.Must(ctx, "systemctl poweroff --no-block"); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	for n.alive() {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the guest does not shut down:\n%s", tail(n.booted()))
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	return n.PowerOff()
 }
 
 // alive reports whether the process that holds the guest is the one that we started.
