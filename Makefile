@@ -50,15 +50,18 @@ install: bin/lanyard ## install binary, units, man pages and completions; starts
 	@echo "    systemctl daemon-reload"
 	@echo "    systemctl enable --now lanyard.socket lanyard.service"
 
+# systemctl cannot stop and disable a unit whose file is gone.
 .PHONY: uninstall
 uninstall: ## remove what install installed; the state stays
+	@test -n "$(DESTDIR)" || ! { systemctl -q is-active lanyard.socket lanyard.service || systemctl -q is-enabled lanyard.socket lanyard.service; } 2>/dev/null || { \
+		echo "lanyard runs, or is to run at the next boot. First:"; echo "    systemctl disable --now lanyard.socket lanyard.service"; exit 1; }
 	rm -f $(DESTDIR)$(PREFIX)/bin/lanyard
 	rm -f $(DESTDIR)$(UNITDIR)/lanyard.service $(DESTDIR)$(UNITDIR)/lanyard.socket
 	rm -f $(addprefix $(MANDIR)/,$(notdir $(wildcard man/*.1)))
 	rm -f $(BASHDIR)/lanyard $(ZSHDIR)/_lanyard $(FISHDIR)/lanyard.fish
 	@echo
-	@echo "The units may still run; to stop them and forget them:"
-	@echo "    systemctl disable --now lanyard.socket lanyard.service; systemctl daemon-reload"
+	@echo "To let systemd forget the units:"
+	@echo "    systemctl daemon-reload"
 	@echo "The state was kept; to remove it, once no network of lanyard's is left in Docker:"
 	@echo "    rm -r /var/lib/lanyard"
 

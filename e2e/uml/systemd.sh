@@ -5,7 +5,7 @@ if [ ! -e /etc/systemd/lab ]; then
 	rm -rf /etc/systemd/system /etc/systemd/system-generators /etc/rc?.d /.dockerenv
 	mkdir -p /etc/systemd/system/basic.target.wants /etc/systemd/system-generators /etc/systemd/journald.conf.d
 	: >/etc/fstab
-	printf '[Journal]\nStorage=volatile\n' >/etc/systemd/journald.conf.d/lab.conf
+	printf '[Journal]\nStorage=persistent\n' >/etc/systemd/journald.conf.d/lab.conf
 	ln -s /lib/systemd/system/multi-user.target /etc/systemd/system/default.target
 	for unit in getty.target systemd-logind.service systemd-networkd.service systemd-networkd.socket systemd-resolved.service \
 		systemd-timesyncd.service systemd-hwdb-update.service systemd-update-utmp.service systemd-binfmt.service \

@@ -1,0 +1,198 @@
+//go:build lab
+
+package systemd
+
+import (
+	"strings"
+	"testing"
+)
+
+// The container that stays through the tests, on the VLAN that the LAN node is on.
+const (
+	web     = "web"
+	webAddr = "192.168.11.20"
+)
+
+func (o *operator) mac() string {
+	o.t.Helper()
+	return o.sh("docker exec %s cat /sys/class/net/eth0/address", web)
+}
+
+func TestUnits(t *testing.T) {
+	o := operate(t)
+	o.active("lanyard.socket lanyard.service docker.service", "active active active")
+	o.says("systemctl is-system-running --wait", "running")
+	if out := o.sh("systemd-analyze verify lanyard.service lanyard.socket 2>&1"); out != "" {
+		t.Errorf("systemd-analyze verify: %s", out)
+	}
+	o.says("stat -c '%a %U %n' /run/docker/plugins/lanyard.sock /run/lanyard/control.sock /var/lib/lanyard /var/lib/lanyard/lanyard.db",
+		"600 root /run/docker/plugins/lanyard.sock", "600 root /run/lanyard/control.sock", "700 root /var/lib/lanyard\n", "600 root /var/lib/lanyard/lanyard.db")
+	// The hardening holds: this kernel has seccomp, and CAP_NET_ADMIN and
+	// CAP_SYS_ADMIN are bits 12 and 21.
+	o.says("cat /proc/$(systemctl show -P MainPID lanyard)/status", "Seccomp:\t2", "NoNewPrivs:\t1", "CapBnd:\t0000000000201000")
+	for _, unit := range []string{"lanyard.socket", "lanyard.service"} {
+		o.says("systemctl show -P After docker.service", unit)
+		out := o.sh("systemctl show -P Requires -P Wants -P BindsTo docker.service")
+		if strings.Contains(out, unit) {
+			t.Errorf("docker.service needs %s: %s", unit, out)
+		}
+	}
+	o.says("lanyard version && man -w lanyard-daemon", "/man1/lanyard-daemon.1")
+}
+
+// Each kind of network, made for the first time on this host: the kernel loads its
+// modules while the daemon runs with its hardening.
+func TestEveryKindOfNetwork(t *testing.T) {
+	o := operate(t)
+	for _, n := range []struct{ name, flags, want string }{
+		{"untagged", "--subnet 10.1.0.0/24 -o parent=eth1", "inet 10.1.0."},
+		{"qinq", "--ipv6 --subnet 10.2.0.0/24 --subnet fd00:2::/64 -o parent=eth1.200.30", "inet6 fd00:2::"},
+		{"l2", "--subnet 10.3.0.0/24 -o ipvlan_mode=l2 -o parent=eth1.300", "inet 10.3.0."},
+		{"l3s", "--subnet 10.4.0.0/24 -o ipvlan_mode=l3s -o parent=eth1.301", "inet 10.4.0."},
+		{"internal", "--internal --subnet 10.5.0.0/24", "inet 10.5.0."},
+		{"passthru", "--subnet 10.6.0.0/24 -o macvlan_mode=passthru -o parent=eth1.400", "inet 10.6.0."},
+		{"vlan", "--subnet 10.7.0.0/24 -o com.docker.network.driver.mtu=1400 -o parent=eth1 -o vlan=77", "mtu 1400"},
+	} {
+		o.sh("docker network create -d lanyard %s %s", n.flags, n.name)
+		o.says("docker run --rm --network "+n.name+" busybox:lab ip addr show eth0", n.want)
+	}
+	o.sh("docker network rm untagged qinq l2 l3s internal passthru vlan")
+	o.noLinks()
+}
+
+// noLinks checks that only the host's own links are there.
+func (o *operator) noLinks() {
+	o.t.Helper()
+	o.eventually("no link is left", func() string {
+		return o.sh(`ip -br link show | grep -vE '^(lo|eth0|eth1|docker0|docker_gwbridge|sit0|tunl0|ip6tnl0|dummy0|bond0) ' || true`)
+	})
+}
+
+func TestLanyardRestarts(t *testing.T) {
+	o := operate(t)
+	o.sh("docker network create -d lanyard --subnet 192.168.0.0/16 --ip-range 192.168.11.0/24 --gateway 192.168.0.1 -o parent=eth1.100 lan")
+	o.sh("docker run -d --restart=always --stop-signal=SIGKILL --name %s --network lan --ip %s busybox:lab", web, webAddr)
+	o.sh("docker run -d --stop-signal=SIGKILL --name pinger --network lan busybox:lab sh -c 'ping -i 0.2 %s >/tmp/log; sleep 1000'", webAddr)
+	mac := o.mac()
+	o.sh("systemctl restart lanyard.service")
+	o.onLAN(web, webAddr, mac)
+	o.sh("systemctl kill -s KILL lanyard.service")
+	o.eventually("lanyard is back after SIGKILL", func() string {
+		out, _ := o.Run(ctx, "lanyard endpoint ls")
+		if strings.Contains(out.Out(), webAddr) {
+			return ""
+		}
+		return out.Out() + "."
+	})
+	o.says("lanyard endpoint ls", web, webAddr, "pinger")
+	o.says("docker exec pinger sh -c 'killall -INT ping; sleep 0.3; cat /tmp/log'", " 0% packet loss")
+	o.sh("docker rm -f pinger")
+	o.says("lanyard endpoint ls -q | wc -l", "1")
+	// The daemon's view of the mounts is its own, but containers' namespaces come
+	// and go there as on the host; one that stayed would be kept alive by it.
+	const namespaces = "awk '/ nsfs / {print $5}' /proc/%s/mountinfo | sort -u"
+	before, after := o.sh(namespaces, "1"), o.sh(namespaces, "$(systemctl show -P MainPID lanyard.service)")
+	if before == "" || before != after {
+		t.Errorf("namespaces on the host: %s\nas lanyard sees them: %s", before, after)
+	}
+}
+
+func TestStartsOnDemand(t *testing.T) {
+	o := operate(t)
+	o.sh("systemctl stop lanyard.service")
+	o.active("lanyard.service lanyard.socket", "inactive active")
+	o.says("docker ps", web)
+	o.says("docker network ls", "lan")
+	o.active("lanyard.service", "inactive")
+	o.says("docker run --rm --network lan busybox:lab ping -c1 -W2 "+webAddr, "1 packets received")
+	o.active("lanyard.service", "active")
+}
+
+func TestDockerRestarts(t *testing.T) {
+	o := operate(t)
+	mac, pid := o.mac(), o.sh("systemctl show -P MainPID lanyard.service")
+	o.sh("systemctl restart docker.service")
+	o.onLAN(web, webAddr, mac)
+	if now := o.sh("systemctl show -P MainPID lanyard.service"); now != pid {
+		t.Errorf("lanyard was restarted with Docker: pid %s, was %s", now, pid)
+	}
+	o.says("lanyard endpoint ls -q | wc -l", "1")
+}
+
+func TestDockerWithoutLanyard(t *testing.T) {
+	o := operate(t)
+	mac := o.mac()
+	o.sh("systemctl mask --runtime --now lanyard.socket lanyard.service && systemctl restart docker.service")
+	o.says("docker ps -a", web)
+	o.says("docker run --rm --network none busybox:lab echo runs", "runs")
+	o.fails("docker run --rm --network lan busybox:lab true", "lanyard")
+	o.sh("systemctl unmask --runtime lanyard.socket lanyard.service && systemctl start lanyard.socket lanyard.service")
+	o.sh("docker start %s", web)
+	o.onLAN(web, webAddr, mac)
+	o.says("lanyard endpoint ls -q | wc -l", "1")
+}
+
+// booted checks a boot at which nobody did anything.
+func (o *operator) booted(mac string) {
+	o.t.Helper()
+	o.onLAN(web, webAddr, mac)
+	o.says("timeout 60 systemctl is-system-running --wait", "running")
+	o.active("lanyard.socket lanyard.service docker.service", "active active active")
+	when := strings.Fields(o.sh("systemctl show -P ActiveEnterTimestampMonotonic lanyard.socket; systemctl show -P ActiveEnterTimestampMonotonic lanyard.service; systemctl show -P ExecMainStartTimestampMonotonic docker.service"))
+	if o.sh("[ %s -lt %s ] && [ %s -lt %s ] && echo yes || echo no", when[0], when[2], when[1], when[2]) != "yes" {
+		o.t.Errorf("lanyard's socket was there after %s µs, its service after %s, dockerd started after %s", when[0], when[1], when[2])
+	}
+	o.says("lanyard network ls", "eth1.100")
+	o.says("lanyard endpoint ls -q | wc -l", "1")
+	o.says("docker run --rm --network lan busybox:lab ping -c1 -W2 "+webAddr, "1 packets received")
+}
+
+func TestReboot(t *testing.T) {
+	o := operate(t)
+	mac := o.mac()
+	if err := o.Shutdown(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := o.Boot(ctx); err != nil {
+		t.Fatal(err)
+	}
+	o.booted(mac)
+	// At the shutdown dockerd still had lanyard to tell of the container's end.
+	last := o.sh("journalctl -b -1 --no-pager -o cat -u docker.service -u lanyard.service")
+	if i, j := strings.LastIndex(last, "Stopped docker.service"), strings.LastIndex(last, "Stopping lanyard.service"); i < 0 || j < i {
+		t.Errorf("lanyard was stopped before Docker:\n%s", last)
+	}
+	_, last, _ = strings.Cut(last[max(0, strings.LastIndex(last, "Stopping docker.service")):], "\n")
+	if strings.Contains(last, "level=error") || strings.Contains(last, "level=warning") {
+		t.Errorf("dockerd complained at the shutdown:\n%s", last)
+	}
+}
+
+func TestPowerLoss(t *testing.T) {
+	o := operate(t)
+	mac := o.mac()
+	if err := o.PowerOff(); err != nil {
+		t.Fatal(err)
+	}
+	if err := o.Boot(ctx); err != nil {
+		t.Fatal(err)
+	}
+	o.booted(mac)
+}
+
+func TestUninstall(t *testing.T) {
+	o := operate(t)
+	o.sh("docker rm -f %s && docker network rm lan", web)
+	o.noLinks()
+	// systemctl could not stop units without their files, so the order matters.
+	o.fails("make -C "+checkout+" uninstall", "systemctl disable --now lanyard.socket lanyard.service")
+	o.active("lanyard.socket lanyard.service", "active active")
+	o.sh("systemctl disable --now lanyard.socket lanyard.service")
+	o.says("make -C "+checkout+" uninstall && systemctl daemon-reload", "The state was kept", "/var/lib/lanyard")
+	o.says("ls /var/lib/lanyard", "lanyard.db")
+	if out := o.sh("ls -d /run/lanyard /run/docker/plugins/lanyard.sock 2>/dev/null; find /usr/local /etc/systemd/system -name '*lanyard*'"); out != "" {
+		t.Errorf("left: %s", out)
+	}
+	o.sh("systemctl restart docker.service")
+	o.says("docker run --rm --network none busybox:lab echo runs", "runs")
+}
