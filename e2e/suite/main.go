@@ -39,6 +39,7 @@ func main() {
 		{"unit", "all packages with the race detector; kernel tests in namespaces of this machine's kernel", unit},
 		{"guest", "the kernel tests again, in a User-Mode Linux guest that has 802.1Q, 802.1ad, ipvlan, dummy and bonding", guest},
 		{"engines", "life of containers on real engines in namespaces of this machine", engines},
+		{"systemd", "the units on a real systemd, with a reboot and a power loss", systemd},
 		{"lab", "two real Docker hosts and a LAN node on one trunk", labTests},
 	}
 	if *list {
@@ -108,6 +109,10 @@ func unit(ctx context.Context, r *report) error {
 
 func engines(ctx context.Context, r *report) error {
 	return r.goTest(ctx, "-tags", "lab", "-timeout", "15m", "./e2e/engines")
+}
+
+func systemd(ctx context.Context, r *report) error {
+	return r.goTest(ctx, "-count=1", "-tags", "lab", "-timeout", "15m", "./e2e/systemd")
 }
 
 func labTests(ctx context.Context, r *report) error {
