@@ -19,7 +19,7 @@ MANDIR      = $(DESTDIR)$(PREFIX)/share/man/man1
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## build bin/lanyard
@@ -84,6 +84,10 @@ lab-down: ## end the demo's hosts
 .PHONY: test
 test: ## everything: lint, unit, kernel, engines, lab; installs what it needs
 	@mkdir -p bin && $(GO) build -o bin/suite ./e2e/suite && exec bin/suite -log bin/test.log
+
+.PHONY: test-engine29
+test-engine29: ## the tests of package engines on a pre-release of Docker 29; builds it the first time, some minutes
+	LANYARD_ENGINES=29 $(GO) test -count=1 -tags lab -timeout 40m ./e2e/engines
 
 .PHONY: docs
 docs: ## write docs/cli.md, docs/options.md and man/ anew from the binary

@@ -1,9 +1,9 @@
 //go:build lab
 
 // Package engines tests the life of containers with real Docker Engines: each test
-// runs on the oldest and on the newest one, each in a namespace of this machine,
-// with macvlan on a veth pair. What a kernel without 802.1Q and ipvlan cannot show is
-// tested in the guests (package scenario).
+// runs on the oldest and on the newest one, or on those that LANYARD_ENGINES names,
+// each in a namespace of this machine, with macvlan on a veth pair. What a kernel
+// without 802.1Q and ipvlan cannot show is tested in the guests (package scenario).
 package engines
 
 import (
@@ -60,7 +60,8 @@ func start(ctx context.Context, dir string) error {
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build: %w: %s", err, out)
 	}
-	if err := machine.Prepare(ctx, func(format string, args ...any) { fmt.Printf(format+"\n", args...) }); err != nil {
+	say := func(format string, args ...any) { fmt.Printf(format+"\n", args...) }
+	if err := machine.Prepare(ctx, say); err != nil {
 		return err
 	}
 	all, err := machine.Chosen(os.Getenv("LANYARD_ENGINES"))
@@ -68,6 +69,9 @@ func start(ctx context.Context, dir string) error {
 		return err
 	}
 	for _, m := range all {
+		if err := machine.PrepareEngine(ctx, m, say); err != nil {
+			return fmt.Errorf("engine %s: %w", m.Name, err)
+		}
 		fmt.Printf("engine %s: Docker %s\n", m.Name, m.Version())
 		e := &engine{name: m.Name, path: m.Path}
 		h, err := dockerd.New(ctx, dockerd.Config{Dir: filepath.Join(dir, e.name), Path: e.path, Lanyard: lanyard})

@@ -92,10 +92,16 @@ func TestMACAndMTUAndName(t *testing.T) {
 	onEach(t, func(u *user) {
 		u.sh(network + "-o com.docker.network.driver.mtu=1400 -o ifname=lan7 lan")
 		u.says("docker run --rm --network lan --mac-address 02:11:22:33:44:55 busybox:lab ip link show", "02:11:22:33:44:55", "mtu 1400")
-		log, err := os.ReadFile(u.LanyardLog())
-		u.mustDo(err)
-		if !strings.Contains(string(log), "does not heed the interface name") {
-			t.Error("no warning about the name")
+		names := "docker run --rm --network lan busybox:lab ip link show; docker run --rm --network name=lan,driver-opt=com.docker.network.endpoint.ifname=lan9 busybox:lab ip link show"
+		if u.engine == "29" {
+			u.says(names, " lan7@", " lan9@")
+		} else {
+			u.says(names, " eth0@")
+			log, err := os.ReadFile(u.LanyardLog())
+			u.mustDo(err)
+			if !strings.Contains(string(log), "does not heed the interface name") {
+				u.t.Error("no warning about the name")
+			}
 		}
 		u.sh(run + "--name c1 --network lan --mac-address 02:11:22:33:44:66 busybox:lab")
 		u.fails("docker run --rm --network lan --mac-address 02:11:22:33:44:66 busybox:lab true", "MAC address 02:11:22:33:44:66 is in use")

@@ -43,6 +43,7 @@ type Engine struct {
 	Name  string // 20.10, 28.5: the line of versions
 	suite string // Debian's
 	debs  []string
+	built string // its version, for one that is built from source and has no debs
 	// Path lists the folders of its programs.
 	Path []string
 }
@@ -82,16 +83,19 @@ func Chosen(names string) ([]Engine, error) {
 
 // EngineNamed is the engine of that name.
 func EngineNamed(name string) (Engine, error) {
-	for _, e := range Engines() {
+	for _, e := range append(Engines(), engine29()) {
 		if e.Name == name {
 			return e, nil
 		}
 	}
-	return Engine{}, fmt.Errorf("no engine %q: there are 20.10 and 28.5", name)
+	return Engine{}, fmt.Errorf("no engine %q: there are 20.10, 28.5 and 29", name)
 }
 
 // Version is the engine's own, such as "28.5.2+dfsg4".
 func (e Engine) Version() string {
+	if e.built != "" {
+		return e.built
+	}
 	out, err := exec.Command(filepath.Join(root(e.suite), "usr/sbin/dockerd"), "--version").Output()
 	if err != nil {
 		return "not there"
@@ -124,17 +128,11 @@ func Prepare(ctx context.Context, say func(format string, args ...any)) error {
 	if os.Geteuid() != 0 {
 		return errors.New("the lab needs root: it makes namespaces, taps and mounts; try: sudo")
 	}
-	if err := os.MkdirAll(Cache, 0o755); err != nil {
-		return err
-	}
-	lock, err := os.Create(filepath.Join(Cache, "lock"))
+	unlock, err := lock("lock")
 	if err != nil {
 		return err
 	}
-	defer lock.Close()
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
-		return fmt.Errorf("lock %s: %w", lock.Name(), err)
-	}
+	defer unlock()
 	if err := installPackages(ctx, say); err != nil {
 		return err
 	}
@@ -144,6 +142,21 @@ func Prepare(ctx context.Context, say func(format string, args ...any)) error {
 		}
 	}
 	return indexModules(ctx)
+}
+
+// lock waits until no other process holds the lock of that name.
+func lock(name string) (unlock func() error, err error) {
+	if err := os.MkdirAll(Cache, 0o755); err != nil {
+		return nil, err
+	}
+	f, err := os.Create(filepath.Join(Cache, name))
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", f.Name(), err), f.Close())
+	}
+	return f.Close, nil
 }
 
 func installPackages(ctx context.Context, say func(string, ...any)) error {
