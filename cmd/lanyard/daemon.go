@@ -129,6 +129,10 @@ func runDaemon(ctx context.Context, c daemonConfig) (err error) {
 	if err != nil {
 		return err
 	}
+	// Before the sockets are there: who sees them may send a signal.
+	came := make(chan os.Signal, 1)
+	signal.Notify(came, syscall.SIGTERM, syscall.SIGINT)
+	defer signal.Stop(came)
 	pluginListener, err := listen(inherited[pluginName], c.pluginSocket)
 	if err != nil {
 		return err
@@ -144,7 +148,7 @@ func runDaemon(ctx context.Context, c daemonConfig) (err error) {
 	operator := &serve.HTTP{Name: "control socket", Listener: controlListener, Handler: control.NewHandler(source, c.log), Log: c.log}
 
 	g, ctx := errgroup.WithContext(ctx)
-	for _, t := range []task{e, plugin, operator, signals{c.log}, systemd{c.log}} {
+	for _, t := range []task{e, plugin, operator, signals{c.log, came}, systemd{c.log}} {
 		g.Go(func() error { return t.Run(ctx) })
 	}
 	c.log.Info("serving", "version", source.Version.Version, "plugin", pluginListener.Addr().String(),
@@ -186,16 +190,17 @@ func mayManageLinks() error {
 var errStop = errors.New("stop")
 
 // signals ends the daemon on SIGTERM or SIGINT. A second one kills it.
-type signals struct{ log *slog.Logger }
+type signals struct {
+	log  *slog.Logger
+	came chan os.Signal
+}
 
 func (s signals) Run(ctx context.Context) error {
-	came := make(chan os.Signal, 1)
-	signal.Notify(came, syscall.SIGTERM, syscall.SIGINT)
-	defer signal.Stop(came)
 	select {
 	case <-ctx.Done():
 		return nil
-	case sig := <-came:
+	case sig := <-s.came:
+		signal.Stop(s.came)
 		s.log.Info("stopping", "signal", sig.String())
 		return errStop
 	}
