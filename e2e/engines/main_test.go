@@ -99,7 +99,6 @@ type user struct {
 	t      *testing.T
 	engine string
 	*dockerd.Host
-	extra []string // links that the test itself left on the host
 }
 
 // onEach runs a test on each engine, and checks after it that nothing is left:
