@@ -1,9 +1,11 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -125,16 +127,9 @@ func (e *Engine) unmake(n *network) error {
 // those that are there. It reports whether the parent is new to us, so that the
 // kernel should be asked as well. The caller holds making.
 func (e *Engine) checkSharing(n *network) (fresh bool, err error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	fresh = true
-	for _, other := range e.networks {
-		o, r := &other.rec, &n.rec
-		if o.Key != r.Key || o.ID == r.ID {
-			continue
-		}
-		fresh = false
-		id := lan.Short(o.ID)
+	others := e.onParent(n)
+	for _, o := range others {
+		r, id := &n.rec, lan.Short(o.ID)
 		switch {
 		case o.Kind != r.Kind:
 			return false, lan.Refusef(lan.ErrConflict, "parent %s is used by %s network %s, and the kernel gives a parent to macvlan or to ipvlan, not to both; "+
@@ -148,7 +143,24 @@ func (e *Engine) checkSharing(n *network) (fresh bool, err error) {
 				"would change that network's too; try: %s, or another VLAN", r.Parent, id, o.Mode, o.Flag, r.Mode, r.Flag, kindHint(o))
 		}
 	}
-	return fresh, nil
+	return len(others) == 0, nil
+}
+
+// onParent lists the other networks on a network's parent, oldest first, so that the
+// same refusal names the same one.
+func (e *Engine) onParent(n *network) []*store.Network {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var others []*store.Network
+	for _, other := range e.networks {
+		if o := &other.rec; o.Key == n.rec.Key && o.ID != n.rec.ID {
+			others = append(others, o)
+		}
+	}
+	slices.SortFunc(others, func(a, b *store.Network) int {
+		return cmp.Or(a.Created.Compare(b.Created), strings.Compare(a.ID, b.ID))
+	})
+	return others
 }
 
 // kindHint is what to type to get what o has.
