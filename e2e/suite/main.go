@@ -19,6 +19,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/lanyard-net/lanyard/e2e/machine"
 )
 
 // tier is a part of the suite. run reports what its tests did, and returns an
@@ -115,8 +117,19 @@ func systemd(ctx context.Context, r *report) error {
 	return r.goTest(ctx, "-count=1", "-tags", "lab", "-timeout", "15m", "./e2e/systemd")
 }
 
+// labTests runs the scenarios once with each engine.
 func labTests(ctx context.Context, r *report) error {
-	return r.goTest(ctx, "-tags", "lab", "-timeout", "25m", "./e2e/scenario")
+	defer func() { r.label = "" }()
+	for _, e := range machine.Engines() {
+		r.label = " " + e.Name
+		if err := os.Setenv("LANYARD_ENGINES", e.Name); err != nil {
+			return err
+		}
+		if err := r.goTest(ctx, "-tags", "lab", "-timeout", "20m", "./e2e/scenario"); err != nil {
+			return err
+		}
+	}
+	return os.Unsetenv("LANYARD_ENGINES")
 }
 
 // goTest runs go test and reports what it prints.

@@ -33,6 +33,7 @@ type report struct {
 	out     io.Writer
 	log     io.Writer // all that tests print; io.Discard by default
 	tier    string
+	label   string // behind the package's name: what a run of it is about
 	order   []string
 	took    map[string]time.Duration
 	results []result
@@ -49,8 +50,9 @@ func (r *report) begin(tier string) {
 
 func (r *report) add(res result) {
 	res.tier = r.tier
+	res.pkg += r.label
 	r.results = append(r.results, res)
-	fmt.Fprintf(r.out, "%s  %-10s %s (%.1fs)\n", res.verdict, res.pkg, res.name, res.took.Seconds())
+	fmt.Fprintf(r.out, "%s  %-13s %s (%.1fs)\n", res.verdict, res.pkg, res.name, res.took.Seconds())
 	switch res.verdict {
 	case skipped:
 		fmt.Fprintf(r.out, "        %s\n", reason(res.output))

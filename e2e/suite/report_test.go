@@ -31,8 +31,8 @@ func TestReportCountsTests(t *testing.T) {
 		t.Error("a suite with failures is green")
 	}
 	for _, want := range []string{
-		"PASS  link       TestA", "SKIP  link       TestB", "this kernel has no vlan\n", "FAIL  link       TestC", "c_test.go:9: broken",
-		"FAIL  nobuild    (package)", "syntax error", "2 passed, 2 failed, 0 skipped\n",
+		"PASS  link          TestA", "SKIP  link          TestB", "this kernel has no vlan\n", "FAIL  link          TestC", "c_test.go:9: broken",
+		"FAIL  nobuild       (package)", "syntax error", "2 passed, 2 failed, 0 skipped\n",
 	} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in\n%s", want, &out)
