@@ -143,7 +143,7 @@ func runDaemon(ctx context.Context, c daemonConfig) (err error) {
 		return err
 	}
 	defer controlListener.Close()
-	source := control.Source{Version: thisVersion(), Networks: e.Networks, Endpoints: e.Endpoints}
+	source := control.Source{Version: thisVersion(), Networks: e.Networks, Endpoints: e.Endpoints, ForgetNetwork: e.ForgetNetwork}
 	plugin := &serve.HTTP{Name: "plugin socket", Listener: pluginListener, Handler: docker.New(docker.VerbsOf(e), c.log), Log: c.log}
 	operator := &serve.HTTP{Name: "control socket", Listener: controlListener, Handler: control.NewHandler(source, c.log), Log: c.log}
 

@@ -68,19 +68,23 @@ func (a *engineAPI) get(ctx context.Context, path string, into any) error {
 // dockerNetwork is a network as Docker lists it.
 type dockerNetwork struct{ ID, Name, Driver string }
 
-// dockerNetworks are all networks of the engine, none if it does not answer.
-func dockerNetworks(ctx context.Context) []dockerNetwork {
+// dockerNetworks are all networks of the engine.
+func dockerNetworks(ctx context.Context) ([]dockerNetwork, error) {
 	var list []dockerNetwork
-	if err := dockerAPI().get(ctx, "/networks", &list); err != nil {
-		return nil
-	}
-	return list
+	err := dockerAPI().get(ctx, "/networks", &list)
+	return list, err
 }
 
-// networkNames maps the ids of networks to their names.
+// networkNames maps the ids of networks to their names; it is empty if the engine
+// does not answer.
 func networkNames(ctx context.Context) map[string]string {
+	list, _ := dockerNetworks(ctx)
+	return namesOf(list)
+}
+
+func namesOf(list []dockerNetwork) map[string]string {
 	names := map[string]string{}
-	for _, n := range dockerNetworks(ctx) {
+	for _, n := range list {
 		names[n.ID] = n.Name
 	}
 	return names

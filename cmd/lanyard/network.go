@@ -60,7 +60,8 @@ func (l *listing) printNetworks(cmd *cobra.Command, all []engine.NetworkState) e
 		}
 		return nil
 	}
-	names := networkNames(cmd.Context())
+	named, unnamed := dockerNetworks(cmd.Context())
+	names := namesOf(named)
 	if l.json {
 		list := make([]namedNetwork, len(all))
 		for i, n := range all {
@@ -81,6 +82,9 @@ func (l *listing) printNetworks(cmd *cobra.Command, all []engine.NetworkState) e
 	for _, n := range all {
 		if n.Problem != "" {
 			fmt.Fprintf(cmd.ErrOrStderr(), "lanyard: network %s: %s\n", lan.Short(n.ID), n.Problem)
+		}
+		if unnamed == nil && names[n.ID] == "" {
+			fmt.Fprintf(cmd.ErrOrStderr(), "lanyard: network %s: Docker has it no more; try: lanyard network rm %s\n", lan.Short(n.ID), lan.Short(n.ID))
 		}
 	}
 	return nil
@@ -186,11 +190,8 @@ func findNetwork(ctx context.Context, c *control.Client, word string) (*namedNet
 	if err != nil {
 		return nil, err
 	}
-	named := dockerNetworks(ctx)
-	names := map[string]string{}
-	for _, d := range named {
-		names[d.ID] = d.Name
-	}
+	named, _ := dockerNetworks(ctx) // without names an id will do
+	names := namesOf(named)
 	for _, want := range []func(*engine.NetworkState) bool{
 		func(n *engine.NetworkState) bool { return n.ID == word },
 		func(n *engine.NetworkState) bool { return names[n.ID] == word },

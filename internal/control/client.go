@@ -67,6 +67,11 @@ func (c *Client) Network(ctx context.Context, id string) (*engine.NetworkState, 
 	return &n, nil
 }
 
+// ForgetNetwork removes a network that Docker has no more. id is the whole of it.
+func (c *Client) ForgetNetwork(ctx context.Context, id string) error {
+	return c.do(ctx, http.MethodDelete, "networks/"+url.PathEscape(id), new(struct{}))
+}
+
 // Endpoints lists the endpoints of a network, or of all networks if network
 // is "".
 func (c *Client) Endpoints(ctx context.Context, network string) (list []engine.EndpointState, err error) {
@@ -78,7 +83,11 @@ func (c *Client) Endpoints(ctx context.Context, network string) (list []engine.E
 }
 
 func (c *Client) get(ctx context.Context, path string, into any) error {
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://lanyard/v1/"+path, nil)
+	return c.do(ctx, http.MethodGet, path, into)
+}
+
+func (c *Client) do(ctx context.Context, method, path string, into any) error {
+	r, err := http.NewRequestWithContext(ctx, method, "http://lanyard/v1/"+path, nil)
 	if err != nil {
 		return err
 	}

@@ -1,10 +1,11 @@
 // Package control is the operator's door: what the daemon holds, as JSON over
 // HTTP on a unix socket. Handler and Client stand side by side and share their
-// types. The API reads; nothing is changed through it.
+// types.
 //
 //	GET /v1/version
 //	GET /v1/networks
 //	GET /v1/networks/{id or unique prefix}
+//	DELETE /v1/networks/{id}, for one that Docker has no more
 //	GET /v1/endpoints?network={id or unique prefix}
 //
 // An error is {"error": text, "code": code}, where the code is one of the
@@ -12,6 +13,7 @@
 package control
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -39,12 +41,13 @@ type Version struct {
 	Go      string `json:"go"`
 }
 
-// Source is what the handler reads; all fields are required. The functions are
+// Source is what the handler serves; all fields are required. The functions are
 // those of *engine.Engine.
 type Source struct {
-	Version   Version
-	Networks  func() []engine.NetworkState
-	Endpoints func() []engine.EndpointState
+	Version       Version
+	Networks      func() []engine.NetworkState
+	Endpoints     func() []engine.EndpointState
+	ForgetNetwork func(ctx context.Context, id string) error
 }
 
 // wireError is an error on the wire.
@@ -58,16 +61,20 @@ const keyErr = "err"
 // NewHandler serves src.
 func NewHandler(src Source, log *slog.Logger) http.Handler {
 	mux := http.NewServeMux()
-	get := func(path string, f func(*http.Request) (any, error)) {
-		mux.HandleFunc("GET /v1/"+path, func(w http.ResponseWriter, r *http.Request) {
+	handle := func(pattern string, f func(*http.Request) (any, error)) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			answer, err := guarded(f, r, log)
 			reply(w, log, answer, err)
 		})
 	}
-	get("version", func(*http.Request) (any, error) { return src.Version, nil })
-	get("networks", func(*http.Request) (any, error) { return orEmpty(src.Networks()), nil })
-	get("networks/{id}", func(r *http.Request) (any, error) { return find(src.Networks(), r.PathValue("id")) })
-	get("endpoints", func(r *http.Request) (any, error) {
+	handle("GET /v1/version", func(*http.Request) (any, error) { return src.Version, nil })
+	handle("GET /v1/networks", func(*http.Request) (any, error) { return orEmpty(src.Networks()), nil })
+	handle("GET /v1/networks/{id}", func(r *http.Request) (any, error) { return find(src.Networks(), r.PathValue("id")) })
+	handle("DELETE /v1/networks/{id}", func(r *http.Request) (any, error) {
+		// Once begun it goes to its end, whoever hangs up.
+		return struct{}{}, src.ForgetNetwork(context.WithoutCancel(r.Context()), r.PathValue("id"))
+	})
+	handle("GET /v1/endpoints", func(r *http.Request) (any, error) {
 		all := orEmpty(src.Endpoints())
 		if !r.URL.Query().Has("network") {
 			return all, nil

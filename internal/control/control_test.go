@@ -1,6 +1,7 @@
 package control
 
 import (
+	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -50,6 +51,12 @@ func source() Source {
 		Endpoints: func() []engine.EndpointState {
 			return []engine.EndpointState{endpoint("e1", "aa11"), endpoint("e2", "bb")}
 		},
+		ForgetNetwork: func(_ context.Context, id string) error {
+			if id == "bb" {
+				return nil
+			}
+			return lan.Refusef(lan.ErrConflict, "network %s has a container on it", id)
+		},
 	}
 }
 
@@ -94,6 +101,9 @@ func TestClientAndHandler(t *testing.T) {
 	if diff := cmp.Diff(src.Endpoints(), all, byValue); err != nil || diff != "" {
 		t.Errorf("endpoints: %v (-want +got)\n%s", err, diff)
 	}
+	if err := c.ForgetNetwork(ctx, "bb"); err != nil {
+		t.Error(err)
+	}
 	some, err := c.Endpoints(ctx, "aa1")
 	if diff := cmp.Diff(src.Endpoints()[:1], some, byValue); err != nil || diff != "" {
 		t.Errorf("endpoints of aa1: %v (-want +got)\n%s", err, diff)
@@ -112,6 +122,7 @@ func TestErrors(t *testing.T) {
 		{"unknown", second(c.Network(ctx, "cc")), lan.ErrNotFound, `network "cc" is not known; try: lanyard network ls`},
 		{"path", second(c.Network(ctx, "../version")), lan.ErrNotFound, `network "../version" is not known`},
 		{"ambiguous", second(c.Network(ctx, "aa")), lan.ErrConflict, `network "aa" is the beginning of 2 ids, among them aa11 and aa22; give more of it`},
+		{"forget", c.ForgetNetwork(ctx, "aa11"), lan.ErrConflict, "network aa11 has a container on it"},
 		{"endpoints of unknown", second(c.Endpoints(ctx, "cc")), lan.ErrNotFound, `network "cc" is not known`},
 	} {
 		if !errors.Is(tc.err, tc.reason) || !strings.Contains(tc.err.Error(), tc.text) {
@@ -144,6 +155,7 @@ func TestWire(t *testing.T) {
 		{source(), "GET", "/v1/endpoints?network=", 400, `{"error":"network id is missing","code":"invalid"}`},
 		{source(), "GET", "/v1/networks/cc", 404, `{"error":"network \"cc\" is not known; try: lanyard network ls","code":"not_found"}`},
 		{source(), "GET", "/v1/networks/aa", 409, `{"error":"network \"aa\" is the beginning of 2 ids, among them aa11 and aa22; give more of it","code":"conflict"}`},
+		{source(), "DELETE", "/v1/networks/bb", 200, `{}`},
 		{source(), "POST", "/v1/networks", 404, `{"error":"POST /v1/networks is not part of this API","code":"not_found"}`},
 		{source(), "GET", "/v2/networks", 404, `{"error":"GET /v2/networks is not part of this API","code":"not_found"}`},
 		{empty, "GET", "/v1/endpoints", 500, `{"error":"internal error; the log of lanyard has the details","code":"internal"}`},

@@ -478,6 +478,22 @@ func TestContainersThatVanish(t *testing.T) {
 	}
 }
 
+// Docker removed a network while lanyard was away, and will not say so.
+func TestForgetNetwork(t *testing.T) {
+	b := newBench(t)
+	b.create("net1", "parent=eth1")
+	c := b.run("net1", "ep1", "192.168.11.2/16")
+	want(t, b.ForgetNetwork(ctx, "net1"), lan.ErrConflict, "has a container on it", "ep1")
+	c.NS.Close()
+	if err := b.ForgetNetwork(ctx, "net1"); err != nil {
+		t.Fatal(err)
+	}
+	if len(b.Networks())+len(b.Endpoints()) != 0 {
+		t.Errorf("left: %+v %+v", b.Networks(), b.Endpoints())
+	}
+	want(t, b.ForgetNetwork(ctx, "net1"), lan.ErrNotFound)
+}
+
 func TestCrashLeavesNothing(t *testing.T) {
 	b := newBench(t)
 	b.create("net1", "parent=eth1")

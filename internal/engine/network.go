@@ -206,6 +206,36 @@ func (e *Engine) ensureParent(n *network) (err error) {
 // wire is a key as a user reads it: "eth1, VLAN 802.1Q:100".
 func wire(key string) string { return strings.ReplaceAll(key, "|", ", VLAN ") }
 
+// ForgetNetwork is DeleteNetwork for a network that Docker has no more, because it
+// removed it while we were away. It refuses with lan.ErrConflict while a container is
+// on it.
+func (e *Engine) ForgetNetwork(ctx context.Context, id string) error {
+	n, err := e.network(id)
+	if err != nil {
+		return err
+	}
+	for _, ep := range e.endpointsOf(n) {
+		if !e.stale(ep, neverJoined) {
+			return lan.Refusef(lan.ErrConflict, "network %s has a container on it, with endpoint %s; try: lanyard endpoint ls", lan.Short(id), lan.Short(ep.rec.ID))
+		}
+		e.drop(ep)
+	}
+	return e.DeleteNetwork(ctx, id)
+}
+
+// endpointsOf lists the endpoints of a network.
+func (e *Engine) endpointsOf(n *network) []*endpoint {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var all []*endpoint
+	for _, ep := range e.endpoints {
+		if ep.net == n {
+			all = append(all, ep)
+		}
+	}
+	return all
+}
+
 // DeleteNetwork removes the network, its endpoints, and the links that only it
 // used. An error says what stayed behind; the network is gone all the same.
 func (e *Engine) DeleteNetwork(_ context.Context, id string) error {
@@ -218,29 +248,24 @@ func (e *Engine) DeleteNetwork(_ context.Context, id string) error {
 	n.use.Lock()
 	defer n.use.Unlock()
 
-	e.mu.Lock()
+	gone := e.endpointsOf(n)
 	ops := []store.Op{store.DeleteNetwork(id)}
-	var links, gone []string
-	for eid, ep := range e.endpoints {
-		if ep.net == n {
-			ops = append(ops, store.DeleteEndpoint(eid))
-			links, gone = append(links, ep.rec.LinkName()), append(gone, eid)
-		}
+	for _, ep := range gone {
+		ops = append(ops, store.DeleteEndpoint(ep.rec.ID))
 	}
-	parent := n.parent
-	e.mu.Unlock()
 	if err := e.db.Write(ops...); err != nil {
 		return err
 	}
 	e.mu.Lock()
+	parent := n.parent
 	delete(e.networks, id)
-	for _, eid := range gone {
-		delete(e.endpoints, eid)
+	for _, ep := range gone {
+		delete(e.endpoints, ep.rec.ID)
 	}
 	e.mu.Unlock()
 
-	for _, name := range links {
-		e.trash.put(name)
+	for _, ep := range gone {
+		e.trash.put(ep.rec.LinkName())
 	}
 	if parent != nil {
 		if err := e.release(parent.Index); err != nil {
