@@ -111,6 +111,12 @@ func (l *Links) AddChild(c Child) error {
 		}
 		err = l.addChild(c)
 	}
+	if errors.Is(err, unix.EINVAL) && c.MTU > 0 {
+		if parent, perr := l.h.LinkByIndex(c.ParentIndex); perr == nil && parent.Attrs().MTU < c.MTU {
+			a := parent.Attrs()
+			return lan.Refusef(lan.ErrConflict, "the network's MTU %d is more than the parent's, which is %d now; try: ip link set %s mtu %d", c.MTU, a.MTU, a.Name, c.MTU)
+		}
+	}
 	if err != nil {
 		return explainAdd(err, c)
 	}
