@@ -175,9 +175,9 @@ func (s *Scenario) Everyone() []*Container {
 	return all
 }
 
-// Reach has every one ping every other, all at once, and says who reached whom. So
-// that silence between VLANs is not only the want of a route, everyone has a route on
-// its own link to the other VLAN's subnet.
+// Reach has every one ping every other, all at once, and says who reached whom. Each
+// has to ask by ARP anew; and so that silence between VLANs is not only the want of a
+// route, everyone has a route on its own link to the other VLAN's subnet.
 func (s *Scenario) Reach(ctx context.Context) (map[[2]string]bool, error) {
 	if err := s.refresh(ctx); err != nil {
 		return nil, err
@@ -191,7 +191,7 @@ func (s *Scenario) Reach(ctx context.Context) (map[[2]string]bool, error) {
 			if from.Node != n {
 				continue
 			}
-			inner := ""
+			inner := "ip neigh flush all; "
 			if from.enter != "" {
 				for _, v := range vlans {
 					if v.id != from.VLAN {
