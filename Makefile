@@ -89,6 +89,10 @@ test: ## everything: lint, unit, kernel, engines, lab; installs what it needs
 test-engine29: ## the tests of package engines on a pre-release of Docker 29; builds it the first time, some minutes
 	LANYARD_ENGINES=29 $(GO) test -count=1 -tags lab -timeout 40m ./e2e/engines
 
+.PHONY: bench
+bench: ## lanyard beside the built-in driver on two engines, half an hour; writes docs/benchmarks.md
+	$(GO) run ./e2e/bench -o docs/benchmarks.md
+
 .PHONY: docs
 docs: ## write docs/cli.md, docs/options.md and man/ anew from the binary
 	$(GO) generate ./...

@@ -210,6 +210,9 @@ func (h *Host) StartLanyard(ctx context.Context, args ...string) (err error) {
 	return h.await(ctx, h.lanyard, "lanyard", h.LanyardLog(), "lanyard network ls -q")
 }
 
+// LanyardPid is the process of the lanyard that was started last.
+func (h *Host) LanyardPid() int { return h.lanyard.cmd.Process.Pid }
+
 // StopLanyard ends lanyard with SIGTERM.
 func (h *Host) StopLanyard() error { return h.lanyard.stop(syscall.SIGTERM) }
 

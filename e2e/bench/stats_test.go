@@ -1,0 +1,33 @@
+package main
+
+import (
+	"testing"
+	"time"
+)
+
+func TestQuantile(t *testing.T) {
+	values := []float64{4, 1, 3, 2}
+	for q, want := range map[float64]float64{0: 1, 0.5: 2.5, 1: 4, 0.25: 1.75} {
+		if got := quantile(values, q); got != want {
+			t.Errorf("quantile %v: %v, want %v", q, got, want)
+		}
+	}
+	if values[0] != 4 {
+		t.Error("the values were sorted in place")
+	}
+}
+
+func TestRatio(t *testing.T) {
+	slow, fast := make(series, 50), make(series, 50)
+	for i := range slow {
+		slow[i] = time.Duration(200+i%7) * time.Millisecond
+		fast[i] = time.Duration(100+i%5) * time.Millisecond
+	}
+	r := ratioOf(fast, slow)
+	if r.median < 0.48 || r.median > 0.52 || r.low > r.median || r.high < r.median || r.high > 0.53 {
+		t.Errorf("half the time is ratio %v", r)
+	}
+	if same := ratioOf(slow, slow); same != (ratio{1, 1, 1}) {
+		t.Errorf("a series against itself: %v", same)
+	}
+}
