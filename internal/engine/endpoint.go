@@ -16,9 +16,10 @@ import (
 	"github.com/lanyard-net/lanyard/internal/store"
 )
 
-// AddEndpoint records an endpoint. It returns the endpoint's MAC address where we
+// AddEndpoint takes an endpoint in. It returns the endpoint's MAC address where we
 // chose one, "" where the user did or the kind has none. The same request again
-// gets the same answer.
+// gets the same answer. It does not wait for the disk, as Join does: nothing is in
+// the kernel yet, and a crash in between costs no more than this start.
 func (e *Engine) AddEndpoint(_ context.Context, r EndpointRequest) (mac string, err error) {
 	if err := lan.CheckID("endpoint id", r.EndpointID); err != nil {
 		return "", err
@@ -48,28 +49,22 @@ func (e *Engine) AddEndpoint(_ context.Context, r EndpointRequest) (mac string, 
 		}
 	}
 
-	ep, again, err := e.reserve(n, rec)
+	mac, again, err := e.reserve(n, rec)
 	if err != nil {
 		return "", err
 	}
-	if !again {
-		if err := e.db.Write(store.PutEndpoint(&ep.rec)); err != nil {
-			e.forget(rec.ID)
-			return "", err
-		}
-		if r.Published > 0 {
-			e.log.Warn("ports cannot be published on a LAN network: the container's own address has them all", "endpoint", rec.ID, "ports", r.Published)
-		}
+	if !again && r.Published > 0 {
+		e.log.Warn("ports cannot be published on a LAN network: the container's own address has them all", "endpoint", rec.ID, "ports", r.Published)
 	}
 	if r.MAC == "" {
-		return ep.rec.MAC, nil
+		return mac, nil
 	}
 	return "", nil
 }
 
-// reserve puts an endpoint among those that stand, with a MAC address, unless
-// another one stands against it. again reports that the same endpoint is there.
-func (e *Engine) reserve(n *network, rec lan.Endpoint) (ep *endpoint, again bool, err error) {
+// reserve puts an endpoint among those that stand, unless another one stands against
+// it, and returns its MAC address. again reports that the same endpoint is there.
+func (e *Engine) reserve(n *network, rec lan.Endpoint) (mac string, again bool, err error) {
 	e.dropStale(n, rec)
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -77,21 +72,22 @@ func (e *Engine) reserve(n *network, rec lan.Endpoint) (ep *endpoint, again bool
 		same := old.net == n && old.rec.IPv4 == rec.IPv4 && old.rec.IPv6 == rec.IPv6 && old.rec.IfName == rec.IfName &&
 			(rec.MAC == "" || old.rec.MAC == rec.MAC)
 		if !same {
-			return nil, false, lan.Refusef(lan.ErrConflict, "endpoint %s exists with other properties", lan.Short(rec.ID))
+			return "", false, lan.Refusef(lan.ErrConflict, "endpoint %s exists with other properties", lan.Short(rec.ID))
 		}
-		return old, true, nil
+		return old.rec.MAC, true, nil
 	}
 	for _, old := range e.endpoints {
 		if err := clash(n, rec, old); err != nil {
-			return nil, false, err
+			return "", false, err
 		}
 	}
 	if rec.MAC == "" && n.rec.Kind == lan.Macvlan {
 		rec.MAC = e.chooseMAC(n, rec)
 	}
-	ep = &endpoint{net: n, rec: rec}
-	e.endpoints[rec.ID] = ep
-	return ep, false, nil
+	e.endpoints[rec.ID] = &endpoint{net: n, rec: rec}
+	// Here, so that what Join writes comes later.
+	e.db.Begin(store.PutEndpoint(&rec))
+	return rec.MAC, false, nil
 }
 
 // clash refuses an endpoint that cannot be beside old.
@@ -244,12 +240,11 @@ func (e *Engine) join(networkID, endpointID, sandbox string) (*Attachment, error
 
 	after := before
 	after.Sandbox = sandbox
-	// The record from AddEndpoint is enough to find the link after a crash, so
-	// the disk and the kernel may work at the same time.
-	wrote := make(chan error, 1)
-	go func() { wrote <- e.db.Write(store.PutEndpoint(&after)) }()
+	// A link of no record is found by its mark after a crash, so the disk and the
+	// kernel may work at the same time.
+	written := e.db.Begin(store.PutEndpoint(&after))
 	err = e.addLink(ep.net, before, parent)
-	werr := <-wrote
+	werr := <-written
 	switch {
 	case err == nil && werr == nil:
 	case err == nil:

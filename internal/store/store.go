@@ -1,7 +1,7 @@
 // Package store keeps networks and endpoints on disk, in one bbolt file.
 //
-// A write is on disk when the call returns. Writes that come at the same time
-// share one transaction, and so one pair of fsyncs.
+// Changes reach the disk in the order in which they are asked for. Those that come
+// at the same time share one transaction, and so one pair of fsyncs.
 package store
 
 import (
@@ -50,6 +50,7 @@ type DB struct {
 	mu      sync.Mutex // guards what follows
 	waiting []*write
 	busy    bool // a goroutine is committing
+	idle    sync.Cond
 }
 
 type write struct {
@@ -109,6 +110,7 @@ func Open(dir string) (*DB, error) {
 		return nil, fmt.Errorf("state file %s: %w", path, err)
 	}
 	db := &DB{bolt: bolt}
+	db.idle.L = &db.mu
 	if err := db.init(); err != nil {
 		return nil, errors.Join(fmt.Errorf("state file %s: %w", path, err), bolt.Close())
 	}
@@ -144,8 +146,15 @@ func (db *DB) init() error {
 // Salt is 16 random bytes that this file got when it was made. Read only.
 func (db *DB) Salt() []byte { return db.salt }
 
-// Close waits for writes under way and closes the file.
-func (db *DB) Close() error { return db.bolt.Close() }
+// Close waits until all changes that were asked for are on disk, and closes the file.
+func (db *DB) Close() error {
+	db.mu.Lock()
+	for db.busy {
+		db.idle.Wait()
+	}
+	db.mu.Unlock()
+	return db.bolt.Close()
+}
 
 // Load reads everything.
 func (db *DB) Load() (State, error) {
@@ -179,27 +188,31 @@ func (db *DB) Load() (State, error) {
 	return s, nil
 }
 
-// Write makes the changes, all or none, and returns when they are on disk. It
-// reads the records before it waits for anything.
-func (db *DB) Write(ops ...Op) error {
+// Write makes the changes, all or none, and returns when they are on disk.
+func (db *DB) Write(ops ...Op) error { return <-db.Begin(ops...) }
+
+// Begin is Write that does not wait: what Write would return comes on the channel,
+// which need not be received from. The records are read before Begin returns.
+func (db *DB) Begin(ops ...Op) (written <-chan error) {
+	w := &write{ops: ops, done: make(chan error, 1)}
 	for i := range ops {
 		if ops[i].record == nil {
 			continue
 		}
 		var err error
 		if ops[i].json, err = json.Marshal(ops[i].record); err != nil {
-			return fmt.Errorf("write state: %s %s: %w", ops[i].bucket, ops[i].key, err)
+			w.done <- fmt.Errorf("write state: %s %s: %w", ops[i].bucket, ops[i].key, err)
+			return w.done
 		}
 	}
-	w := &write{ops: ops, done: make(chan error, 1)}
 	db.mu.Lock()
+	defer db.mu.Unlock()
 	db.waiting = append(db.waiting, w)
 	if !db.busy {
 		db.busy = true
 		go db.drain()
 	}
-	db.mu.Unlock()
-	return <-w.done
+	return w.done
 }
 
 // drain commits what waits until nothing does: one transaction takes all that
@@ -211,6 +224,7 @@ func (db *DB) drain() {
 		db.waiting = nil
 		if len(batch) == 0 {
 			db.busy = false
+			db.idle.Broadcast()
 			db.mu.Unlock()
 			return
 		}

@@ -153,6 +153,30 @@ func TestWritersAtOnce(t *testing.T) {
 	}
 }
 
+// What was begun is on disk after Close, in the order in which it was begun.
+func TestBegin(t *testing.T) {
+	dir := t.TempDir()
+	db := open(t, dir)
+	for i := range 100 {
+		db.Begin(PutEndpoint(&lan.Endpoint{ID: "e", NetworkID: fmt.Sprint(i)}))
+	}
+	db.Begin(PutEndpoint(&lan.Endpoint{ID: "gone"}))
+	db.Begin(DeleteEndpoint("gone"))
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s, err := open(t, dir).Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(s.Endpoints) != 1 || s.Endpoints[0].NetworkID != "99" {
+		t.Errorf("endpoints %+v", s.Endpoints)
+	}
+	if err := <-db.Begin(DeleteEndpoint("e")); err == nil {
+		t.Error("a closed file takes changes")
+	}
+}
+
 func BenchmarkWrite(b *testing.B) {
 	db, err := Open(b.TempDir())
 	if err != nil {

@@ -1,0 +1,71 @@
+package main
+
+import (
+	"go/parser"
+	"go/token"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/lanyard-net/lanyard/"
+
+// The arrows of docs/ARCHITECTURE.md: what a package of ours may import of ours, and
+// what it must not import at all, and why.
+var arrows = map[string]struct {
+	may, never []string
+	why        string
+}{
+	"lan":     {never: []string{"os", "net/http", "log/slog", "golang.org/x/sys/unix"}, why: "it parses and checks; whoever calls it does the I/O and the logging"},
+	"netns":   {why: "it knows namespaces, not networks"},
+	"serve":   {why: "it knows sockets, not what is served on them"},
+	"store":   {may: []string{"lan"}, why: "a record is a word of lan's"},
+	"link":    {may: []string{"lan", "netns"}, never: []string{"log/slog"}, why: "what the kernel says goes back to the engine, which decides"},
+	"engine":  {may: []string{"lan", "link", "netns", "store"}, never: []string{"net/http", "encoding/json"}, why: "the verbs serve any door"},
+	"docker":  {may: []string{"engine", "lan"}, why: "a door calls verbs, and reaches around them for nothing"},
+	"control": {may: []string{"engine", "lan"}, why: "a door calls verbs, and reaches around them for nothing"},
+	"kerneltest": {
+		may: []string{"netns"}, why: "every package's tests use it",
+	},
+}
+
+func TestImports(t *testing.T) {
+	internal := filepath.Join("..", "..", "internal")
+	dirs, err := os.ReadDir(internal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range dirs {
+		rule, ok := arrows[dir.Name()]
+		if !ok {
+			t.Errorf("internal/%s has no place in the picture of docs/ARCHITECTURE.md", dir.Name())
+			continue
+		}
+		files, err := filepath.Glob(filepath.Join(internal, dir.Name(), "*.go"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			if strings.HasSuffix(file, "_test.go") {
+				continue
+			}
+			parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ImportsOnly)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, spec := range parsed.Imports {
+				path, err := strconv.Unquote(spec.Path.Value)
+				if err != nil {
+					t.Fatal(err)
+				}
+				ours, is := strings.CutPrefix(path, module+"internal/")
+				if is && !slices.Contains(rule.may, ours) || slices.Contains(rule.never, path) || strings.HasPrefix(path, module+"e2e") {
+					t.Errorf("%s imports %s: %s", file, path, rule.why)
+				}
+			}
+		}
+	}
+}
