@@ -24,7 +24,7 @@ import (
 func main() {
 	engines := flag.String("engines", "20.10,28.5", "Docker `engines` to measure on (20.10, 28.5, 29)")
 	pairs := flag.Int("pairs", 60, "`pairs` of measurements of one container and of one network")
-	rounds := flag.Int("rounds", 5, "pairs of measurements of many containers at once")
+	rounds := flag.Int("rounds", 30, "pairs of measurements of many containers at once")
 	many := flag.Int("many", 50, "how many `containers` at once")
 	page := flag.String("o", "", "write the table to this `file` as well")
 	flag.Parse()
