@@ -80,6 +80,9 @@ func (b *bench) restart() {
 // invariants compares memory, disk and kernel.
 func (b *bench) invariants() {
 	b.t.Helper()
+	if err := b.db.Write(); err != nil { // after all that was begun
+		b.t.Fatal(err)
+	}
 	s, err := b.db.Load()
 	if err != nil {
 		b.t.Fatal(err)
@@ -475,6 +478,26 @@ func TestContainersThatVanish(t *testing.T) {
 	b.sweep()
 	if got := b.Endpoints(); len(got) != 2 {
 		t.Errorf("endpoints after a sweep: %+v", got)
+	}
+}
+
+// A container with CAP_NET_ADMIN takes our mark off its link.
+func TestMarkTakenOff(t *testing.T) {
+	b := newBench(t)
+	b.create("net1", "parent=eth1")
+	for _, ids := range [][]string{{"ep1"}, {"ep2", "ep3"}} { // alone, and several at once
+		inside := map[string]*kerneltest.Host{}
+		for i, id := range ids {
+			inside[id] = b.run("net1", id, fmt.Sprintf("192.168.11.%d/16", 2+i))
+			inside[id].IP("link set eth0 group 0")
+		}
+		for _, id := range ids {
+			b.stop("net1", id, inside[id])
+		}
+		b.trash.wait()
+		if got := b.host.Links(); slices.ContainsFunc(got, func(name string) bool { return strings.HasPrefix(name, "ly-") }) {
+			t.Errorf("links left: %v", got)
+		}
 	}
 }
 

@@ -156,7 +156,10 @@ type Endpoint struct {
 // LinkName is the link's name in the host's namespace, before Docker moves it
 // into the container and after it comes back. It follows from the ID alone, so
 // that a record of the endpoint is enough to find what a crash left behind.
-func (e *Endpoint) LinkName() string { return "ly-" + Short(e.ID) }
+func (e *Endpoint) LinkName() string { return LinkPrefix + Short(e.ID) }
+
+// LinkPrefix is what the name of every endpoint's link begins with.
+const LinkPrefix = "ly-"
 
 // Short is the 12 characters of an ID that Docker shows.
 func Short(id string) string {

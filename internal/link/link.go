@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -193,10 +194,10 @@ func (l *Links) Probe(parentIndex int, kind lan.Kind, mode lan.Mode) (made strin
 // Exists reports whether a link of ours has this name here.
 func (l *Links) Exists(name string) bool {
 	link, err := l.h.LinkByName(name)
-	return err == nil && mine(link)
+	return err == nil && ours(link)
 }
 
-// Delete removes a link of ours by name. A link that is not there is success;
+// Delete removes a link that is ours by a record of its name. A link that is not there is success;
 // one that is not ours is an error and stays.
 func (l *Links) Delete(name string) error {
 	link, err := l.h.LinkByName(name)
@@ -206,7 +207,7 @@ func (l *Links) Delete(name string) error {
 	if err != nil {
 		return fmt.Errorf("link %s: %w", name, err)
 	}
-	if !mine(link) {
+	if !ours(link) {
 		return lan.Refusef(lan.ErrConflict, "link %s was not made by lanyard", name)
 	}
 	if err := l.h.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
@@ -230,7 +231,7 @@ func (l *Links) DeleteAll(names []string) error {
 		if isNotFound(err) {
 			continue
 		}
-		if err == nil && mine(link) {
+		if err == nil && ours(link) {
 			if err = l.h.LinkSetGroup(link, groupTrash); err == nil {
 				marked++
 				continue
@@ -331,9 +332,18 @@ func (l *Links) list() ([]netlink.Link, error) {
 	}
 }
 
+// mine reports whether a link carries our mark.
 func mine(link netlink.Link) bool {
 	g := link.Attrs().Group
 	return g == Group || g == groupTrash
+}
+
+// ours reports whether a link that is named by a record of ours is what the record
+// means. A child need not have the mark any more: a container that may change its
+// links (CAP_NET_ADMIN) can take it off.
+func ours(link netlink.Link) bool {
+	child := link.Type() == "macvlan" || link.Type() == "ipvlan"
+	return mine(link) || child && strings.HasPrefix(link.Attrs().Name, lan.LinkPrefix)
 }
 
 func isNotFound(err error) bool {
