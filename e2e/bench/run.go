@@ -194,11 +194,7 @@ func (r *results) print(w io.Writer, e machine.Engine) {
 		wanted := "-"
 		ratio := ratioOf(row.times[0], row.times[1])
 		if row.wanted > 0 {
-			verdict := "reached"
-			if ratio.median > row.wanted {
-				verdict = "**not reached**"
-			}
-			wanted = fmt.Sprintf("at most %.2f: %s", row.wanted, verdict)
+			wanted = fmt.Sprintf("at most %.2f: %s", row.wanted, ratio.against(row.wanted))
 		}
 		fmt.Fprintf(w, "| %s |", row.what)
 		for _, s := range row.times {

@@ -61,3 +61,14 @@ func ratioOf(ours, theirs series) ratio {
 }
 
 func (r ratio) String() string { return fmt.Sprintf("%.3f (%.3f to %.3f)", r.median, r.low, r.high) }
+
+// against is the verdict on a ratio that was to be at most wanted.
+func (r ratio) against(wanted float64) string {
+	switch {
+	case r.median <= wanted:
+		return "reached"
+	case r.low <= wanted:
+		return "**not reached**, by less than this run can tell"
+	}
+	return "**not reached**"
+}

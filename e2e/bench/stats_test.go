@@ -31,3 +31,12 @@ func TestRatio(t *testing.T) {
 		t.Errorf("a series against itself: %v", same)
 	}
 }
+
+func TestVerdict(t *testing.T) {
+	r := ratio{median: 1.02, low: 0.98, high: 1.05}
+	for wanted, want := range map[float64]string{1.02: "reached", 1: "**not reached**, by less than this run can tell", 0.97: "**not reached**"} {
+		if got := r.against(wanted); got != want {
+			t.Errorf("against %v: %s, want %s", wanted, got, want)
+		}
+	}
+}
