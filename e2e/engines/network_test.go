@@ -54,6 +54,20 @@ func TestSeveralSubnets(t *testing.T) {
 	})
 }
 
+// A network made of a configuration, as management pages make them.
+func TestConfigFrom(t *testing.T) {
+	onEach(t, func(u *user) {
+		u.sh("docker network create --config-only --subnet 192.168.0.0/16 --ip-range 192.168.11.0/24 --gateway 192.168.0.1 -o parent=eth1 -o macvlan_mode=private config")
+		u.sh("docker network create -d lanyard --config-from config lan")
+		u.says("docker run --rm --network lan busybox:lab ip addr show eth0", "inet 192.168.11.")
+		u.says("lanyard network ls", "private", "eth1", "192.168.0.0/16")
+		u.sh("docker network rm lan && docker network rm config")
+		u.sh("docker network create --config-only --subnet 10.62.0.0/24 -o parent=eth1 -o macvlan_mod=private config")
+		u.fails("docker network create -d lanyard --config-from config lan", "did you mean macvlan_mode?")
+		u.sh("docker network rm config")
+	})
+}
+
 func TestNoGateway(t *testing.T) {
 	onEach(t, func(u *user) {
 		u.sh("docker network create -d lanyard --subnet 192.168.0.0/16 -o parent=eth1 -o gateway=none nogw")

@@ -203,7 +203,7 @@ func (s *Scenario) Reach(ctx context.Context) (map[[2]string]bool, error) {
 				if to.Name == from.Name {
 					continue
 				}
-				inner += fmt.Sprintf("{ busybox ping -q -c 2 -i 0.3 -W 2 %s >/dev/null 2>&1 && echo %s %s yes || echo %s %s no; } & ", to.Addr, from.Name, to.Name, from.Name, to.Name)
+				inner += fmt.Sprintf("{ busybox ping -q -c 3 -i 0.3 -W 3 %s >/dev/null 2>&1 && echo %s %s yes || echo %s %s no; } & ", to.Addr, from.Name, to.Name, from.Name, to.Name)
 			}
 			script += fmt.Sprintf("%s sh -c '%s wait'\n", from.enter, inner)
 		}

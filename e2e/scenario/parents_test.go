@@ -127,3 +127,34 @@ func TestFamiliesAcross(t *testing.T) {
 		o.both(func(h host) { h.sh("docker rm -f c1 && docker network rm dual") })
 	}
 }
+
+// The built-in drivers' column of README.md: an engine that changes it fails here, and
+// the page is to be changed.
+func TestWhatTheBuiltInDriversDo(t *testing.T) {
+	o := operate(t)
+	h := o.one
+	busy := func(network string) {
+		t.Helper()
+		h.fails("docker run --rm --network "+network+" busybox:lab true", "device or resource busy")
+	}
+	create := func(driver, subnet, options, name string) string {
+		return fmt.Sprintf("docker network create -d %s --subnet 10.%s.0.0/24 -o %s %s", driver, subnet, options, name)
+	}
+	// The VLAN of a sub-interface that is there is not looked at.
+	h.sh("ip link add link eth1 name eth1.40 type vlan id 41")
+	h.sh("%s", create("macvlan", "1", "parent=eth1.40", "wrong"))
+	// Two kinds on one parent are taken, and only one of them works.
+	h.sh("%s", create("macvlan", "2", "parent=eth1.50", "mac"))
+	h.sh("%s", create("ipvlan", "3", "parent=eth1.50", "ip"))
+	h.run("c1", "mac", "")
+	busy("ip")
+	h.fails(create("ipvlan", "4", "parent=eth1.50", "ip2"), "already using parent interface eth1.50")
+	// So is a bridge's port.
+	h.sh("ip link add br0 type bridge && ip link add link eth1 name up60 type vlan id 60 && ip link set up60 master br0 up")
+	h.sh("%s", create("macvlan", "5", "parent=up60", "port"))
+	busy("port")
+	// A base that is down.
+	h.sh("ip link set eth1 down")
+	h.fails(create("macvlan", "6", "parent=eth1.70", "down"), "network is down")
+	h.sh("ip link set eth1 up; docker rm -f c1; docker network rm wrong mac ip port; ip link del eth1.40; ip link del up60; ip link del br0; ip link del eth1.70 || true")
+}
