@@ -111,14 +111,16 @@ func unit(ctx context.Context, r *report) error {
 }
 
 func engines(ctx context.Context, r *report) error {
-	return r.goTest(ctx, "-tags", "lab", "-timeout", "15m", "./e2e/engines")
+	return r.goTest(ctx, "-count=1", "-tags", "lab", "-timeout", "15m", "./e2e/engines")
 }
 
 func systemd(ctx context.Context, r *report) error {
 	return r.goTest(ctx, "-count=1", "-tags", "lab", "-timeout", "15m", "./e2e/systemd")
 }
 
-// labTests runs the scenarios once with each engine.
+// labTests runs the scenarios once with each engine. Without -count=1 the second run
+// would be the first one's, from go's cache: it does not see which engine TestMain
+// asks for.
 func labTests(ctx context.Context, r *report) error {
 	defer func() { r.label = "" }()
 	for _, e := range machine.Engines() {
@@ -126,7 +128,7 @@ func labTests(ctx context.Context, r *report) error {
 		if err := os.Setenv("LANYARD_ENGINES", e.Name); err != nil {
 			return err
 		}
-		if err := r.goTest(ctx, "-tags", "lab", "-timeout", "20m", "./e2e/scenario"); err != nil {
+		if err := r.goTest(ctx, "-count=1", "-tags", "lab", "-timeout", "20m", "./e2e/scenario"); err != nil {
 			return err
 		}
 	}

@@ -26,7 +26,7 @@ import (
 var (
 	ctx      = context.Background()
 	lab      *uml.Lab
-	checkout string // the folder of the Makefile, which guests see under the same path
+	checkout string // what make install needs, where guests see it under the same path
 )
 
 func TestMain(m *testing.M) { os.Exit(runAll(m)) }
@@ -52,14 +52,6 @@ func start() (err error) {
 		return err
 	}
 	engine := chosen[0]
-	if checkout, err = filepath.Abs("../.."); err != nil {
-		return err
-	}
-	build := exec.Command("make", "build")
-	build.Dir = checkout
-	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("make build: %w: %s", err, out)
-	}
 	lab, err = uml.Up(ctx, "systemd", []uml.NodeConfig{
 		{Name: "host", Engine: engine.Name, Systemd: true}, {Name: "lan", Mem: 256},
 	}, func(format string, args ...any) { fmt.Printf(format+"\n", args...) })
@@ -72,6 +64,13 @@ func start() (err error) {
 		}
 	}()
 	fmt.Printf("engine %s: Docker %s\n", engine.Name, engine.Version())
+	// Guests have a /tmp of their own, and this checkout may be in the machine's.
+	checkout = filepath.Join(uml.Home, lab.Name, "checkout")
+	build := exec.Command("sh", "-c", `make build && mkdir "$0" && cp -r Makefile bin dist man "$0"`, checkout)
+	build.Dir = "../.."
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("make build: %w: %s", err, out)
+	}
 	if _, err := lab.Node("lan").Must(ctx, "ip link add link eth1 name eth1.100 type vlan id 100 && ip link set eth1.100 up && ip addr add 192.168.0.1/16 dev eth1.100"); err != nil {
 		return err
 	}
