@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -107,16 +106,8 @@ func up(ctx context.Context, engine string, say func(string, ...any)) (_ *uml.La
 			err = errors.Join(err, l.Down())
 		}
 	}()
-	tmp, err := os.MkdirTemp("", "lanyard")
+	binary, err := l.InstallPackage(ctx, "cmd/lanyard")
 	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(tmp)
-	binary := filepath.Join(tmp, "lanyard")
-	if err := uml.Build(ctx, binary, "github.com/lanyard-net/lanyard/cmd/lanyard"); err != nil {
-		return nil, err
-	}
-	if binary, err = l.Install(binary); err != nil {
 		return nil, err
 	}
 	say("starting lanyard and Docker %s", engine)

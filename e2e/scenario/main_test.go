@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -59,16 +58,8 @@ func start() (err error) {
 		}
 	}()
 	fmt.Printf("engine %s: Docker %s\n", engine.Name, engine.Version())
-	tmp, err := os.MkdirTemp("", "lanyard")
+	binary, err := lab.InstallPackage(ctx, "cmd/lanyard")
 	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(tmp)
-	binary := filepath.Join(tmp, "lanyard")
-	if err := uml.Build(ctx, binary, "github.com/lanyard-net/lanyard/cmd/lanyard"); err != nil {
-		return err
-	}
-	if binary, err = lab.Install(binary); err != nil {
 		return err
 	}
 	return lab.Each(func(n *uml.Node) error {

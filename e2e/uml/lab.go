@@ -89,7 +89,7 @@ func Up(ctx context.Context, name string, nodes []NodeConfig, say func(format st
 	if err := os.MkdirAll(filepath.Join(l.dir, "bin"), 0o755); err != nil {
 		return nil, err
 	}
-	if l.agent, err = l.buildAgent(ctx); err != nil {
+	if l.agent, err = l.InstallPackage(ctx, "e2e/uml/agent"); err != nil {
 		return nil, err
 	}
 	if err := l.makeSegment(ctx); err != nil {
@@ -246,25 +246,24 @@ func (l *Lab) Install(file string) (string, error) {
 	return to, run(context.Background(), "cp", file, to)
 }
 
-// buildAgent builds the agent that runs in guests.
-func (l *Lab) buildAgent(ctx context.Context) (string, error) {
-	tmp, err := os.MkdirTemp("", "lanyard-agent")
+// module is the path of this module.
+const module = "github.com/lanyard-net/lanyard/"
+
+// InstallPackage builds a package of this module (cmd/lanyard) into a static binary
+// and installs it.
+func (l *Lab) InstallPackage(ctx context.Context, pkg string) (string, error) {
+	tmp, err := os.MkdirTemp("", "lanyard-lab")
 	if err != nil {
 		return "", err
 	}
 	defer os.RemoveAll(tmp)
-	out := filepath.Join(tmp, "agent")
-	if err := Build(ctx, out, "github.com/lanyard-net/lanyard/e2e/uml/agent"); err != nil {
+	out := filepath.Join(tmp, filepath.Base(pkg))
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", out, module+pkg)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if err := output(cmd); err != nil {
 		return "", err
 	}
 	return l.Install(out)
-}
-
-// Build builds a package of this module into a static binary.
-func Build(ctx context.Context, out, pkg string, flags ...string) error {
-	cmd := exec.CommandContext(ctx, "go", append(append([]string{"build", "-trimpath", "-o", out}, flags...), pkg)...)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	return output(cmd)
 }
 
 func run(ctx context.Context, args ...string) error {
