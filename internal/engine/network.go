@@ -214,23 +214,23 @@ func (e *Engine) ForgetNetwork(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	for _, ep := range e.endpointsOf(n) {
+	for eid, ep := range e.endpointsOf(n) {
 		if !e.stale(ep, neverJoined) {
-			return lan.Refusef(lan.ErrConflict, "network %s has a container on it, with endpoint %s; try: lanyard endpoint ls", lan.Short(id), lan.Short(ep.rec.ID))
+			return lan.Refusef(lan.ErrConflict, "network %s has a container on it, with endpoint %s; try: lanyard endpoint ls", lan.Short(id), lan.Short(eid))
 		}
 		e.drop(ep)
 	}
 	return e.DeleteNetwork(ctx, id)
 }
 
-// endpointsOf lists the endpoints of a network.
-func (e *Engine) endpointsOf(n *network) []*endpoint {
+// endpointsOf is the endpoints of a network, by ID.
+func (e *Engine) endpointsOf(n *network) map[string]*endpoint {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	var all []*endpoint
-	for _, ep := range e.endpoints {
+	all := map[string]*endpoint{}
+	for id, ep := range e.endpoints {
 		if ep.net == n {
-			all = append(all, ep)
+			all[id] = ep
 		}
 	}
 	return all
@@ -250,8 +250,8 @@ func (e *Engine) DeleteNetwork(_ context.Context, id string) error {
 
 	gone := e.endpointsOf(n)
 	ops := []store.Op{store.DeleteNetwork(id)}
-	for _, ep := range gone {
-		ops = append(ops, store.DeleteEndpoint(ep.rec.ID))
+	for eid := range gone {
+		ops = append(ops, store.DeleteEndpoint(eid))
 	}
 	if err := e.db.Write(ops...); err != nil {
 		return err
@@ -259,8 +259,8 @@ func (e *Engine) DeleteNetwork(_ context.Context, id string) error {
 	e.mu.Lock()
 	parent := n.parent
 	delete(e.networks, id)
-	for _, ep := range gone {
-		delete(e.endpoints, ep.rec.ID)
+	for eid := range gone {
+		delete(e.endpoints, eid)
 	}
 	e.mu.Unlock()
 
