@@ -45,7 +45,6 @@ func TestPagesNameWhatIsThere(t *testing.T) {
 		_, err := os.Stat(path)
 		return err == nil
 	}
-	found := map[string]int{}
 	for _, kind := range []struct {
 		name, pattern string
 		there         func(page, word string) bool
@@ -55,15 +54,16 @@ func TestPagesNameWhatIsThere(t *testing.T) {
 		{"target", "(?:`| {4}|`sudo |&& sudo )make ([a-z0-9-]+)", func(_, word string) bool { return strings.Contains(makefile, "\n"+word+":") }},
 		{"test", "`((?:Test|Benchmark)[A-Z][A-Za-z0-9]*)`", func(_, word string) bool { return strings.Contains(code, "\nfunc "+word+"(") }},
 	} {
+		pattern, found := regexp.MustCompile(kind.pattern), 0
 		for _, page := range pages {
-			for _, m := range regexp.MustCompile(kind.pattern).FindAllStringSubmatch(read(page), -1) {
-				found[kind.name]++
+			for _, m := range pattern.FindAllStringSubmatch(read(page), -1) {
+				found++
 				if !kind.there(page, m[1]) {
 					t.Errorf("%s names the %s %s, which is not there", page, kind.name, m[1])
 				}
 			}
 		}
-		if found[kind.name] == 0 {
+		if found == 0 {
 			t.Errorf("no page names a %s: the pattern finds nothing", kind.name)
 		}
 	}

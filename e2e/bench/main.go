@@ -1,6 +1,6 @@
 // Bench measures lanyard beside Docker's built-in macvlan driver on one engine, on
-// one parent each of the same kind, turn by turn, and prints a table. It judges no
-// figure: a table says what was, on the machine that it names.
+// one parent each of the same kind, turn by turn, and prints a table, with what was
+// wanted beside what was. It fails on no figure: they are those of one machine.
 package main
 
 import (
