@@ -66,6 +66,18 @@ type Subnet struct {
 	Pool netip.Prefix `json:"pool"`
 	// Gateway is the router in this subnet; the zero Addr means none.
 	Gateway netip.Addr `json:"gateway,omitzero"`
+	// Range is the part that containers get addresses from; the zero Prefix
+	// means all of it. Only a subnet that is an option of the network has one.
+	Range netip.Prefix `json:"range,omitzero"`
+	// Aux are addresses that containers do not get (--aux-address).
+	Aux []netip.Addr `json:"aux,omitempty"`
+	// Leased reports that lanyard's own IPAM driver gives out the addresses.
+	Leased bool `json:"leased,omitempty"`
+}
+
+// SameAs reports whether q is the same subnet as s.
+func (s Subnet) SameAs(q Subnet) bool {
+	return s.Pool == q.Pool && s.Gateway == q.Gateway && s.Range == q.Range && s.Leased == q.Leased && slices.Equal(s.Aux, q.Aux)
 }
 
 // Network is one Docker network of ours, as its options and its IPAM data say.
@@ -86,7 +98,36 @@ type Network struct {
 	Gateway GatewayPolicy `json:"gateway,omitempty"`
 	IPv4    []Subnet      `json:"ipv4,omitempty"`
 	IPv6    []Subnet      `json:"ipv6,omitempty"`
-	Created time.Time     `json:"created"`
+	// Own reports that the subnets are options of the network (-o subnet=), and
+	// addresses are chosen when an endpoint is made; Docker's IPAM driver is null.
+	Own      bool     `json:"own,omitempty"`
+	IPv6Mode IPv6Mode `json:"ipv6_mode,omitempty"`
+	Policy
+	// Announce is how often a new address is announced; the zero value means 3
+	// times, a second apart.
+	Announce Announcement `json:"announce,omitzero"`
+	Created  time.Time    `json:"created"`
+}
+
+// Announcement is how gratuitous ARP (RFC 5227 section 2.3) and unsolicited
+// neighbour advertisements (RFC 4861 section 7.2.6) are sent.
+type Announcement struct {
+	// Count is the number of messages, and -1 none at all.
+	Count int `json:"count,omitempty"`
+	// Every is the time between them.
+	Every time.Duration `json:"every,omitempty"`
+}
+
+// Messages are the number and the interval that a means.
+func (a Announcement) Messages() (count int, every time.Duration) {
+	count, every = a.Count, a.Every
+	if count == 0 {
+		count = 3
+	}
+	if every == 0 {
+		every = time.Second
+	}
+	return max(count, 0), every
 }
 
 // L3 reports whether the kernel routes between this network's containers and
@@ -113,7 +154,8 @@ func (n *Network) SameAs(m *Network) bool {
 	return n.ID == m.ID && n.Kind == m.Kind && n.Mode == m.Mode && n.Flag == m.Flag &&
 		n.Parent.SameAs(m.Parent) && n.Internal == m.Internal && n.MTU == m.MTU &&
 		n.IfName == m.IfName && n.Gateway == m.Gateway &&
-		slices.Equal(n.IPv4, m.IPv4) && slices.Equal(n.IPv6, m.IPv6)
+		n.Own == m.Own && n.IPv6Mode == m.IPv6Mode && n.Policy == m.Policy && n.Announce == m.Announce &&
+		slices.EqualFunc(n.IPv4, m.IPv4, Subnet.SameAs) && slices.EqualFunc(n.IPv6, m.IPv6, Subnet.SameAs)
 }
 
 // Subnets are the network's subnets of addr's family.
@@ -147,6 +189,8 @@ type Endpoint struct {
 	IPv6 netip.Prefix `json:"ipv6,omitzero"`
 	// IfName is the wanted name inside the container, if the user gave one.
 	IfName string `json:"ifname,omitempty"`
+	// Name is the container's, where the engine says it (29 and newer).
+	Name string `json:"name,omitempty"`
 	// Sandbox is the path of the container's network namespace; "" until
 	// Join. It need not exist yet when Join is answered (engines before 28).
 	Sandbox string    `json:"sandbox,omitempty"`

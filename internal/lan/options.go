@@ -8,6 +8,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Scope is where an option is typed.
@@ -38,6 +39,9 @@ const (
 	OptIpvlanMode  = "ipvlan_mode"
 	OptIpvlanFlag  = "ipvlan_flag"
 	OptIfName      = "com.docker.network.endpoint.ifname"
+	optSubnet      = "subnet"
+	OptIP          = "ip"
+	OptIdentity    = "identity"
 )
 
 // Options is the table of all options.
@@ -89,11 +93,96 @@ func Options() []Option {
 			},
 		},
 		{
-			Name: "gateway", Scope: OnNetwork, Kinds: "both", Values: "auto, none", Default: "auto",
+			Name: "gateway", Scope: OnNetwork, Kinds: "both", Values: "auto, none; with `subnet`: addresses", Default: "auto",
 			Doc: "auto uses `--gateway`, or the address that the IPAM driver sets aside; none gives the containers no default " +
-				"route (Docker from 26.1 on then answers no outside names in them).",
+				"route (Docker from 26.1 on then answers no outside names in them). With the option `subnet`, the gateways of the subnets.",
+			network: setGateway,
+		},
+		{
+			Name: optSubnet, Scope: OnNetwork, Kinds: "both", Values: "PREFIX[,PREFIX...], IPv4 or IPv6", Default: "the IPAM driver's",
+			Doc: "For `--ipam-driver null`: lanyard chooses the address when it knows the container's MAC address and options. " +
+				"This is the shape for identity on engines before 29.",
 			network: func(n *Network, v string) error {
-				return setWord("gateway", v, &n.Gateway, GatewayAuto, GatewayNone)
+				for _, text := range splitList(v) {
+					p, err := parsePrefix("subnet", text)
+					if err != nil {
+						return err
+					}
+					n.addOwn(Subnet{Pool: p})
+				}
+				return nil
+			},
+		},
+		{
+			Name: "ip_range", Scope: OnNetwork, Kinds: "both", Values: "PREFIX[,PREFIX...]", Default: "all of `subnet`",
+			Doc: "With `subnet`: the parts that containers get addresses from, the same as `--ip-range`.",
+			network: func(n *Network, v string) error {
+				return n.eachOwn("ip_range", v, func(s *Subnet, text string) (bool, error) {
+					p, err := parsePrefix("ip_range", text)
+					if err != nil || !s.Pool.Contains(p.Addr()) || p.Bits() < s.Pool.Bits() {
+						return false, err
+					}
+					s.Range = p
+					return true, nil
+				})
+			},
+		},
+		{
+			Name: "aux_address", Scope: OnNetwork, Kinds: "both", Values: "ADDRESS[,ADDRESS...]", Default: "none",
+			Doc: "With `subnet`: addresses that no container gets, the same as `--aux-address`.",
+			network: func(n *Network, v string) error {
+				return n.eachOwn("aux_address", v, func(s *Subnet, text string) (bool, error) {
+					a, err := parseAddr("aux_address", text)
+					if err != nil || !s.Pool.Contains(a) {
+						return false, err
+					}
+					s.Aux = append(s.Aux, a)
+					return true, nil
+				})
+			},
+		},
+		{
+			Name: "acd", Scope: OnNetwork, Kinds: "both", Values: "on, off", Default: "on",
+			Doc: "Address conflict detection (RFC 5227, RFC 4862): an address that some device on the wire uses is not given to a " +
+				"container. Only for addresses that lanyard chooses; there is none on ipvlan l3 and on isolated networks.",
+			network: func(n *Network, v string) error {
+				var word string
+				if err := setWord("acd", v, &word, "on", "off"); err != nil {
+					return err
+				}
+				n.NoACD = word == "off"
+				return nil
+			},
+		},
+		{
+			Name: "identity", Scope: OnNetwork, Kinds: "both", Values: "sticky, none", Default: "sticky",
+			Doc: "sticky gives a container that comes back the address, and with it the MAC address, that it had, if it can be " +
+				"told for certain that it is the same: docs/engines.md says when. none does not.",
+			network: func(n *Network, v string) error {
+				return setWord("identity", v, &n.Identity, IdentitySticky, IdentityNone)
+			},
+		},
+		{
+			Name: "grace", Scope: OnNetwork, Kinds: "both", Values: "0s to 720h", Default: "10m",
+			Doc: "How long the address of a removed container is kept for it, and goes to nobody else even if the pool is full.",
+			network: func(n *Network, v string) error {
+				d, err := time.ParseDuration(v)
+				if err != nil || d < 0 || d > 720*time.Hour {
+					return Refusef(ErrInvalid, "grace %q: want a time such as 10m, from 0s to 720h", v)
+				}
+				if n.Grace = d; d == 0 {
+					n.Grace = -1
+				}
+				return nil
+			},
+		},
+		{
+			Name: "ipv6", Scope: OnNetwork, Kinds: "both", Values: "static, slaac, off", Default: "static with an IPv6 subnet, else off",
+			Doc: "static takes the address from the subnet and ignores router advertisements; slaac lets the container make its " +
+				"own from router advertisements (RFC 4862), without `--ipv6`; off gives none. Not given, the engine's habit holds: " +
+				"as static or off, but router advertisements are heeded where there is an IPv6 subnet.",
+			network: func(n *Network, v string) error {
+				return setWord("ipv6", v, &n.IPv6Mode, IPv6Static, IPv6SLAAC, IPv6Off)
 			},
 		},
 		{
@@ -121,21 +210,114 @@ func Options() []Option {
 		},
 		{
 			Name: "com.docker.network.advertise_addr_nmsgs", Scope: OnNetwork, Kinds: "both", Values: "0-3", Default: "3",
-			Doc: "Read by the engine (28 and newer): number of gratuitous ARP or neighbour advertisement messages.",
+			Doc: "Number of gratuitous ARP or neighbour advertisement messages when a container starts; the engine's from 28 on, ours before.",
+			network: func(n *Network, v string) error {
+				count, err := strconv.Atoi(v)
+				if err != nil || count < 0 || count > 3 {
+					return Refusef(ErrInvalid, "com.docker.network.advertise_addr_nmsgs %q must be in the range 0 to 3", v)
+				}
+				if n.Announce.Count = count; count == 0 {
+					n.Announce.Count = -1
+				}
+				return nil
+			},
 		},
 		{
 			Name: "com.docker.network.advertise_addr_ms", Scope: OnNetwork, Kinds: "both", Values: "100-2000", Default: "1000",
-			Doc: "Read by the engine (28 and newer): milliseconds between them.",
+			Doc: "Milliseconds between them.",
+			network: func(n *Network, v string) error {
+				ms, err := strconv.Atoi(v)
+				if err != nil || ms < 100 || ms > 2000 {
+					return Refusef(ErrInvalid, "com.docker.network.advertise_addr_ms %q must be in the range 100 to 2000", v)
+				}
+				n.Announce.Every = time.Duration(ms) * time.Millisecond
+				return nil
+			},
 		},
 		{
 			Name: OptIfName, Scope: OnEndpoint, Kinds: "both", Values: "1 to 15 characters", Default: "the network's `ifname`",
 			Doc: "Name of the link inside this container. Engines before 29 ignore it; lanyard then warns.",
 		},
 		{
+			Name: OptIP, Scope: OnEndpoint, Kinds: "both", Values: "ADDRESS[,ADDRESS]", Default: "lanyard chooses",
+			Doc: "With the network's option `subnet`: the address of this container, IPv4, IPv6 or both. (Docker drops `--ip` there.)",
+		},
+		{
+			Name: OptIdentity, Scope: OnEndpoint, Kinds: "both", Values: "1 to 128 characters", Default: "the user's MAC address, if any",
+			Doc: "With the network's option `subnet`: who this container is. The same word gets the same address again.",
+		},
+		{
 			Name: "com.docker.network.endpoint.sysctls", Scope: OnEndpoint, Kinds: "both", Values: "NAME=VALUE,...", Default: "none",
 			Doc: "Read by the engine (27 and newer): sysctls of the link.",
 		},
 	}
+}
+
+// setGateway reads auto, none, or the gateways of the subnets that are options.
+func setGateway(n *Network, v string) error {
+	if !n.Own || v == string(GatewayAuto) || v == string(GatewayNone) {
+		return setWord("gateway", v, &n.Gateway, GatewayAuto, GatewayNone)
+	}
+	return n.eachOwn("gateway", v, func(s *Subnet, text string) (bool, error) {
+		a, err := parseAddr("gateway", text)
+		if err != nil || !s.Pool.Contains(a) || s.Gateway.IsValid() {
+			return false, err
+		}
+		s.Gateway = a
+		return true, nil
+	})
+}
+
+// addOwn adds a subnet that is an option.
+func (n *Network) addOwn(s Subnet) {
+	n.Own = true
+	if s.Pool.Addr().Is4() {
+		n.IPv4 = append(n.IPv4, s)
+	} else {
+		n.IPv6 = append(n.IPv6, s)
+	}
+}
+
+// eachOwn gives each text of a list to the first subnet that is an option and takes it.
+func (n *Network) eachOwn(option, list string, give func(s *Subnet, text string) (taken bool, err error)) error {
+	if !n.Own {
+		return Refusef(ErrInvalid, "-o %s=%s goes with -o subnet=; try: -o subnet=192.168.0.0/16, with --ipam-driver null", option, list)
+	}
+next:
+	for _, text := range splitList(list) {
+		for _, subnets := range [][]Subnet{n.IPv4, n.IPv6} {
+			for i := range subnets {
+				taken, err := give(&subnets[i], text)
+				if err != nil {
+					return err
+				}
+				if taken {
+					continue next
+				}
+			}
+		}
+		return Refusef(ErrInvalid, "-o %s=%s is in no subnet of -o subnet=", option, text)
+	}
+	return nil
+}
+
+func parsePrefix(option, text string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(text)
+	if err != nil || p.Addr().Is4In6() || p.Bits() == 0 {
+		return netip.Prefix{}, Refusef(ErrInvalid, "%s %q: want an address and a length such as 192.168.0.0/16", option, text)
+	}
+	if p != p.Masked() {
+		return netip.Prefix{}, Refusef(ErrInvalid, "%s %s has bits behind its length; did you mean %s?", option, text, p.Masked())
+	}
+	return p, nil
+}
+
+func parseAddr(option, text string) (netip.Addr, error) {
+	a, err := netip.ParseAddr(text)
+	if err != nil || a.Zone() != "" || a.Is4In6() || a.IsUnspecified() || a.IsMulticast() || a.IsLoopback() {
+		return netip.Addr{}, Refusef(ErrInvalid, "%s %q is not an address of a host", option, text)
+	}
+	return a, nil
 }
 
 func setIfName(n *Network, v string) error {
@@ -194,17 +376,8 @@ func ParseNetwork(r NetworkRequest) (*Network, error) {
 		return nil, err
 	}
 	n.ID = r.ID
-	if r.WantIPv4 {
-		if len(r.IPv4) == 0 {
-			return nil, Refusef(ErrInvalid, "ipv4 pool is empty")
-		}
-		n.IPv4 = r.IPv4
-	}
-	if r.WantIPv6 {
-		if len(r.IPv6) == 0 {
-			return nil, Refusef(ErrInvalid, "ipv6 pool is empty")
-		}
-		n.IPv6 = r.IPv6
+	if err := n.takeSubnets(r); err != nil {
+		return nil, err
 	}
 	for _, s := range n.IPv4 {
 		if err := s.check("IPv4", netip.Addr.Is4); err != nil {
@@ -216,10 +389,46 @@ func ParseNetwork(r NetworkRequest) (*Network, error) {
 			return nil, err
 		}
 	}
-	if n.MTU != 0 && n.MTU < 1280 && r.WantIPv6 {
+	ipv6 := len(n.IPv6) > 0 || n.IPv6Mode == IPv6SLAAC
+	switch {
+	case n.MTU != 0 && n.MTU < 1280 && ipv6:
 		return nil, Refusef(ErrInvalid, "MTU %d is below 1280, the least that IPv6 needs (RFC 8200 section 5)", n.MTU)
+	case n.IPv6Mode == IPv6Static && len(n.IPv6) == 0:
+		return nil, Refusef(ErrInvalid, "ipv6=static needs a subnet to take addresses from; try: --ipv6 --subnet fd00:1::/64")
+	case n.IPv6Mode == IPv6SLAAC && len(n.IPv6) > 0:
+		return nil, Refusef(ErrInvalid, "ipv6=slaac takes addresses from routers, and the network has IPv6 subnet %s; leave --ipv6 and that subnet out", n.IPv6[0].Pool)
+	case n.IPv6Mode == IPv6Off && len(n.IPv6) > 0:
+		return nil, Refusef(ErrInvalid, "ipv6=off, and the network has IPv6 subnet %s; leave one of them out", n.IPv6[0].Pool)
+	case n.IPv6Mode == IPv6SLAAC && (n.Isolated() || n.L3()):
+		return nil, Refusef(ErrInvalid, "ipv6=slaac needs a router on the wire, and there is none for an isolated network, nor for ipvlan mode l3 or l3s")
 	}
 	return n, nil
+}
+
+// takeSubnets takes in the subnets that the IPAM driver chose, or keeps those of the
+// options, with which that driver must be null.
+func (n *Network) takeSubnets(r NetworkRequest) error {
+	if n.Own {
+		for _, s := range slices.Concat(r.IPv4, r.IPv6) {
+			if s.Pool.IsValid() && s.Pool.Bits() > 0 {
+				return Refusef(ErrInvalid, "-o subnet= is for --ipam-driver null, and the network has subnet %s of another IPAM driver", s.Pool)
+			}
+		}
+		return nil
+	}
+	if r.WantIPv4 {
+		if len(r.IPv4) == 0 {
+			return Refusef(ErrInvalid, "ipv4 pool is empty")
+		}
+		n.IPv4 = r.IPv4
+	}
+	if r.WantIPv6 {
+		if len(r.IPv6) == 0 {
+			return Refusef(ErrInvalid, "ipv6 pool is empty")
+		}
+		n.IPv6 = r.IPv6
+	}
+	return nil
 }
 
 // check refuses a subnet of which a part is not of the family.
@@ -253,6 +462,12 @@ func ParseOptions(opts map[string]string, internal bool) (*Network, error) {
 		}
 		n.Kind = Ipvlan
 	}
+	if v := opts[optSubnet]; v != "" {
+		// First: others are about its subnets.
+		if err := table[optSubnet].network(n, v); err != nil {
+			return nil, err
+		}
+	}
 	for _, key := range slices.Sorted(maps.Keys(opts)) {
 		o, ok := table[key]
 		if !ok {
@@ -261,6 +476,9 @@ func ParseOptions(opts map[string]string, internal bool) (*Network, error) {
 		// An empty value leaves the default, as with the built-in drivers.
 		if opts[key] == "" || o.network == nil {
 			continue
+		}
+		if key == optSubnet {
+			continue // read above
 		}
 		if err := o.network(n, opts[key]); err != nil {
 			return nil, err
@@ -291,6 +509,9 @@ func ParseOptions(opts map[string]string, internal bool) (*Network, error) {
 // EndpointOptions are the driver-opts of one container on one network.
 type EndpointOptions struct {
 	IfName string
+	// IP and Identity are for networks whose subnets are options of theirs.
+	IP       []netip.Addr
+	Identity string
 }
 
 // engineKey is the prefix of the keys that engines add on their own.
@@ -302,19 +523,33 @@ const engineKey = "com.docker.network."
 func ParseEndpointOptions(opts map[string]any) (EndpointOptions, error) {
 	var out EndpointOptions
 	for _, key := range slices.Sorted(maps.Keys(opts)) {
+		text, isText := opts[key].(string)
+		ours := key == OptIfName || key == OptIP || key == OptIdentity
 		switch {
+		case ours && !isText:
+			return out, Refusef(ErrInvalid, "option %s: want text", key)
+		case ours && text == "":
 		case key == OptIfName:
-			name, ok := opts[key].(string)
-			if !ok {
-				return out, Refusef(ErrInvalid, "option %s: want text", key)
-			}
-			if name == "" {
-				continue
-			}
-			if err := CheckIfName(name); err != nil {
+			if err := CheckIfName(text); err != nil {
 				return out, err
 			}
-			out.IfName = name
+			out.IfName = text
+		case key == OptIP:
+			for _, one := range splitList(text) {
+				a, err := parseAddr("ip", one)
+				if err != nil {
+					return out, err
+				}
+				if slices.ContainsFunc(out.IP, func(b netip.Addr) bool { return a.Is4() == b.Is4() }) {
+					return out, Refusef(ErrInvalid, "ip=%s: one address of a family", text)
+				}
+				out.IP = append(out.IP, a)
+			}
+		case key == OptIdentity:
+			if len(text) > 128 || strings.ContainsFunc(text, notPrintable) {
+				return out, Refusef(ErrInvalid, "identity %q: want 1 to 128 characters without white space", text)
+			}
+			out.Identity = text
 		case strings.HasPrefix(key, engineKey):
 		default:
 			return out, unknownOption(key, OnEndpoint)

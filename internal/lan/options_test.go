@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -53,7 +54,22 @@ func TestParseOptions(t *testing.T) {
 		{"parent=eth1 com.docker.network.driver.mtu=9000", with(macvlan, func(n *Network) { n.MTU = 9000 })},
 		{"parent=eth1 ifname=lan0", with(macvlan, func(n *Network) { n.IfName = "lan0" })},
 		{"parent=eth1 com.docker.network.endpoint.ifname=lan0 ifname=lan0", with(macvlan, func(n *Network) { n.IfName = "lan0" })},
-		{"parent=eth1 com.docker.network.enable_ipv6=true com.docker.network.advertise_addr_nmsgs=0", macvlan},
+		{"parent=eth1 com.docker.network.enable_ipv6=true com.docker.network.advertise_addr_nmsgs=0", with(macvlan, func(n *Network) { n.Announce.Count = -1 })},
+		{"parent=eth1 com.docker.network.advertise_addr_ms=500", with(macvlan, func(n *Network) { n.Announce.Every = 500 * time.Millisecond })},
+		{"parent=eth1 acd=off identity=none grace=0s", with(macvlan, func(n *Network) {
+			n.Policy = Policy{NoACD: true, Identity: IdentityNone, Grace: -1}
+		})},
+		{"parent=eth1 acd=on identity=sticky grace=1h ipv6=slaac", with(macvlan, func(n *Network) {
+			n.Policy, n.IPv6Mode = Policy{Identity: IdentitySticky, Grace: time.Hour}, IPv6SLAAC
+		})},
+		{"parent=eth1 subnet=10.1.0.0/16,fd00:1::/64 ip_range=10.1.2.0/24 gateway=10.1.0.1,fd00:1::1 aux_address=10.1.2.3,10.1.2.4", with(macvlan, func(n *Network) {
+			n.Own = true
+			n.IPv4 = []Subnet{{
+				Pool: netip.MustParsePrefix("10.1.0.0/16"), Range: netip.MustParsePrefix("10.1.2.0/24"), Gateway: netip.MustParseAddr("10.1.0.1"),
+				Aux: []netip.Addr{netip.MustParseAddr("10.1.2.3"), netip.MustParseAddr("10.1.2.4")},
+			}}
+			n.IPv6 = []Subnet{{Pool: netip.MustParsePrefix("fd00:1::/64"), Gateway: netip.MustParseAddr("fd00:1::1")}}
+		})},
 		{"", with(macvlan, func(n *Network) { n.Parent.Name, n.Internal = "", true })},
 		{"ipvlan_mode=l3", with(ipvlan, func(n *Network) { n.Parent.Name, n.Internal, n.Mode = "", true, ModeL3 })},
 	} {
@@ -75,7 +91,7 @@ func TestParseOptionsRefuses(t *testing.T) {
 		{"parnet=eth1", `unknown network option "parnet"; did you mean parent?`},
 		{"mtu=1500", `unknown network option "mtu"; did you mean com.docker.network.driver.mtu?`},
 		{"ipvlan-mode=l2", `unknown network option "ipvlan-mode"; did you mean ipvlan_mode?`},
-		{"x=y", `unknown network option "x"; known are com.docker.`},
+		{"x=y", `unknown network option "x"; known are acd, aux_address, com.docker.`},
 		{"parent=eth1 macvlan_mode=brdige", "requested macvlan mode 'brdige' is not valid: it is one of bridge, private, vepa, passthru; did you mean bridge?"},
 		{"parent=eth1 macvlan_mode=source", "requested macvlan mode 'source' is not valid: it is one of bridge, private, vepa, passthru"},
 		{"parent=eth1 ipvlan_mode=l4", "requested ipvlan mode 'l4' is not valid: it is one of l2, l3, l3s"},
@@ -94,6 +110,19 @@ func TestParseOptionsRefuses(t *testing.T) {
 		{"parent=eth1 vlan=200.", `vlan=200.: VLAN id "" is not a number`},
 		{"parent=eth1 vlan=-1", `VLAN id "-1" is not a number`},
 		{"parent=eth1 vlan_protocol=802.1x", `VLAN protocol "802.1x" is not known: it is 802.1q or 802.1ad`},
+		{"parent=eth1 gateway=10.0.0.1", "requested gateway '10.0.0.1' is not valid: it is one of auto, none"},
+		{"parent=eth1 subnet=10.1.0.0/16 gateway=10.2.0.1", "gateway=10.2.0.1 is in no subnet of -o subnet="},
+		{"parent=eth1 subnet=10.1.0.1/16", "subnet 10.1.0.1/16 has bits behind its length; did you mean 10.1.0.0/16?"},
+		{"parent=eth1 subnet=ten", `subnet "ten": want an address and a length`},
+		{"parent=eth1 ip_range=10.1.0.0/24", "-o ip_range=10.1.0.0/24 goes with -o subnet="},
+		{"parent=eth1 subnet=10.1.0.0/16 ip_range=10.0.0.0/8", "is in no subnet"},
+		{"parent=eth1 aux_address=10.1.0.3", "goes with -o subnet="},
+		{"parent=eth1 acd=maybe", "requested acd 'maybe' is not valid: it is one of on, off"},
+		{"parent=eth1 identity=glue", "requested identity 'glue' is not valid"},
+		{"parent=eth1 grace=ten", `grace "ten": want a time such as 10m`},
+		{"parent=eth1 ipv6=dhcp", "requested ipv6 'dhcp' is not valid: it is one of static, slaac, off"},
+		{"parent=eth1 com.docker.network.advertise_addr_nmsgs=4", "must be in the range 0 to 3"},
+		{"parent=eth1 com.docker.network.advertise_addr_ms=99", "must be in the range 100 to 2000"},
 		{"parent=eth1 gateway=off", "requested gateway 'off' is not valid: it is one of auto, none"},
 		{"parent=eth1 com.docker.network.driver.mtu=67", `MTU "67": want a number of bytes from 68 to 65535`},
 		{"parent=eth1 com.docker.network.driver.mtu=jumbo", `MTU "jumbo": want a number`},
@@ -156,6 +185,14 @@ func TestParseNetwork(t *testing.T) {
 		{"no IPv6 pool", NetworkRequest{ID: "n", WantIPv6: true}, "ipv6 pool is empty"},
 		{"wrong family", NetworkRequest{ID: "n", WantIPv4: true, IPv4: []Subnet{sub("fd00::/64", "")}}, "IPv4 subnet fd00::/64 is not IPv4"},
 		{"wrong gateway", NetworkRequest{ID: "n", WantIPv6: true, IPv6: []Subnet{sub("fd00::/64", "10.0.0.1")}}, "IPv6 subnet fd00::/64: gateway 10.0.0.1 is not IPv6"},
+		{"slaac with a subnet", NetworkRequest{ID: "n", WantIPv6: true, IPv6: []Subnet{sub("fd00::/64", "")},
+			Options: map[string]string{"parent": "eth1", "ipv6": "slaac"}}, "ipv6=slaac takes addresses from routers"},
+		{"slaac without a wire", NetworkRequest{ID: "n", Options: map[string]string{"ipv6": "slaac"}}, "needs a router on the wire"},
+		{"static without a subnet", NetworkRequest{ID: "n", Options: map[string]string{"ipv6": "static"}}, "ipv6=static needs a subnet"},
+		{"off with a subnet", NetworkRequest{ID: "n", WantIPv6: true, IPv6: []Subnet{sub("fd00::/64", "")},
+			Options: map[string]string{"ipv6": "off"}}, "ipv6=off, and the network has IPv6 subnet"},
+		{"subnets of two minds", NetworkRequest{ID: "n", WantIPv4: true, IPv4: []Subnet{sub("10.0.0.0/24", "")},
+			Options: map[string]string{"subnet": "10.1.0.0/16"}}, "-o subnet= is for --ipam-driver null"},
 		{"small MTU with IPv6", NetworkRequest{ID: "n", WantIPv6: true, IPv6: []Subnet{sub("fd00::/64", "")},
 			Options: map[string]string{"com.docker.network.driver.mtu": "1279"}}, "MTU 1279 is below 1280"},
 	} {
@@ -189,7 +226,11 @@ func TestParseEndpointOptions(t *testing.T) {
 		{map[string]any{"com.docker.network.endpoint.ifname": 7.0}, "", "option com.docker.network.endpoint.ifname: want text"},
 		{map[string]any{"com.docker.network.endpoint.ifname": "lo"}, "", `interface name "lo" is taken`},
 		{map[string]any{"ifname": "lan0"}, "", `unknown endpoint option "ifname"; did you mean com.docker.network.endpoint.ifname?`},
-		{map[string]any{"identity": "web"}, "", `unknown endpoint option "identity"; known are`},
+		{map[string]any{"identity": "web", "ip": "10.0.0.5,fd00::5"}, "", ""},
+		{map[string]any{"identity": "a b"}, "", `identity "a b"`},
+		{map[string]any{"ip": "10.0.0.5,10.0.0.6"}, "", "one address of a family"},
+		{map[string]any{"ip": "10.0.0.0/8"}, "", `ip "10.0.0.0/8" is not an address of a host`},
+		{map[string]any{"nothing": "x"}, "", `unknown endpoint option "nothing"; known are`},
 	} {
 		got, err := ParseEndpointOptions(tc.opts)
 		if tc.err == "" && (err != nil || got.IfName != tc.name) {
