@@ -1,18 +1,22 @@
-// Package store keeps networks and endpoints on disk, in one bbolt file.
+// Package store keeps networks, endpoints, pools and addresses on disk, in one bbolt
+// file.
 //
 // Changes reach the disk in the order in which they are asked for. Those that come
 // at the same time share one transaction, and so one pair of fsyncs.
 package store
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sort"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -32,6 +36,8 @@ var (
 	bucketMeta      = []byte("meta")
 	bucketNetworks  = []byte("networks")
 	bucketEndpoints = []byte("endpoints")
+	bucketPools     = []byte("pools")
+	bucketAddresses = []byte("addresses")
 
 	keyVersion = []byte("version")
 	keySalt    = []byte("salt")
@@ -78,6 +84,77 @@ func PutEndpoint(e *lan.Endpoint) Op { return Op{bucket: bucketEndpoints, key: e
 // DeleteEndpoint removes an endpoint's record.
 func DeleteEndpoint(id string) Op { return Op{bucket: bucketEndpoints, key: id} }
 
+// PutPool writes a pool's record.
+func PutPool(p *Pool) Op { return Op{bucket: bucketPools, key: p.ID, record: p} }
+
+// DeletePool removes a pool's record.
+func DeletePool(id string) Op { return Op{bucket: bucketPools, key: id} }
+
+// PutAddress writes an address's record.
+func PutAddress(a *Address) Op {
+	return Op{bucket: bucketAddresses, key: addressKey(a.Space, a.Addr), record: a}
+}
+
+// DeleteAddress removes an address's record.
+func DeleteAddress(space string, addr netip.Addr) Op {
+	return Op{bucket: bucketAddresses, key: addressKey(space, addr)}
+}
+
+func addressKey(space string, addr netip.Addr) string {
+	return space + "\x00" + string(addr.AsSlice())
+}
+
+// Pool is the record of a pool: a subnet, or a part of one, that a network's
+// containers get addresses from.
+type Pool struct {
+	ID string `json:"id"`
+	// Space is the allocation domain: the key of the wire (link.Parent.Key), or a
+	// name of the pool's own while no network is known to use it.
+	Space  string       `json:"space"`
+	Subnet netip.Prefix `json:"subnet"`
+	Range  netip.Prefix `json:"range,omitzero"`
+	// Parent is --ipam-opt parent=.
+	Parent   string   `json:"parent,omitempty"`
+	Networks []string `json:"networks,omitempty"`
+	// Refs is how many times Docker asked for the pool and did not release it;
+	// 0 for the pool of a network whose subnets are options.
+	Refs    int          `json:"refs,omitempty"`
+	Gateway netip.Addr   `json:"gateway,omitzero"`
+	Aux     []netip.Addr `json:"aux,omitempty"`
+	Policy  lan.Policy   `json:"policy"`
+	Created time.Time    `json:"created"`
+}
+
+// AddressState is what an address is.
+type AddressState string
+
+// The states of an address.
+const (
+	// Taken is an address that Docker has for an endpoint.
+	Taken AddressState = "taken"
+	// Idle is an address that was somebody's.
+	Idle AddressState = "idle"
+	// Reserved is an address that an operator has set aside.
+	Reserved AddressState = "reserved"
+)
+
+// Address is the record of an address that is, or was, somebody's.
+type Address struct {
+	Space string       `json:"space"`
+	Addr  netip.Addr   `json:"addr"`
+	State AddressState `json:"state"`
+	Pool  string       `json:"pool,omitempty"`
+	// Owner is who gets the address again, "" for nobody: see package ipam.
+	Owner string `json:"owner,omitempty"`
+	// Name is the container's name, where it is known.
+	Name string `json:"name,omitempty"`
+	// Source is why it is this address.
+	Source string `json:"source,omitempty"`
+	Note   string `json:"note,omitempty"`
+	// Since is when the state began.
+	Since time.Time `json:"since"`
+}
+
 // Network is the record of a network.
 type Network struct {
 	lan.Network
@@ -88,10 +165,12 @@ type Network struct {
 	Key string `json:"key"`
 }
 
-// State is all that the file holds, each list oldest first.
+// State is all that the file holds, each list but the addresses oldest first.
 type State struct {
 	Networks  []*Network
 	Endpoints []*lan.Endpoint
+	Pools     []*Pool
+	Addresses []*Address
 }
 
 // Open opens the state file in a folder, and makes both where they are missing,
@@ -119,7 +198,7 @@ func Open(dir string) (*DB, error) {
 
 func (db *DB) init() error {
 	return db.bolt.Update(func(tx *bbolt.Tx) error {
-		for _, name := range [][]byte{bucketMeta, bucketNetworks, bucketEndpoints} {
+		for _, name := range [][]byte{bucketMeta, bucketNetworks, bucketEndpoints, bucketPools, bucketAddresses} {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 				return err
 			}
@@ -160,32 +239,69 @@ func (db *DB) Close() error {
 func (db *DB) Load() (State, error) {
 	var s State
 	err := db.bolt.View(func(tx *bbolt.Tx) error {
-		err := tx.Bucket(bucketNetworks).ForEach(func(k, v []byte) error {
-			n := new(Network)
-			if err := json.Unmarshal(v, n); err != nil {
-				return fmt.Errorf("network %s: %w", k, err)
-			}
-			s.Networks = append(s.Networks, n)
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-		return tx.Bucket(bucketEndpoints).ForEach(func(k, v []byte) error {
-			e := new(lan.Endpoint)
-			if err := json.Unmarshal(v, e); err != nil {
-				return fmt.Errorf("endpoint %s: %w", k, err)
-			}
-			s.Endpoints = append(s.Endpoints, e)
-			return nil
-		})
+		return errors.Join(
+			load(tx, bucketNetworks, "network", &s.Networks), load(tx, bucketEndpoints, "endpoint", &s.Endpoints),
+			load(tx, bucketPools, "pool", &s.Pools), load(tx, bucketAddresses, "address", &s.Addresses),
+		)
 	})
 	if err != nil {
 		return State{}, fmt.Errorf("read state: %w", err)
 	}
 	sort.SliceStable(s.Networks, func(i, j int) bool { return s.Networks[i].Created.Before(s.Networks[j].Created) })
 	sort.SliceStable(s.Endpoints, func(i, j int) bool { return s.Endpoints[i].Created.Before(s.Endpoints[j].Created) })
+	sort.SliceStable(s.Pools, func(i, j int) bool { return s.Pools[i].Created.Before(s.Pools[j].Created) })
 	return s, nil
+}
+
+// load reads a bucket's records.
+func load[T any](tx *bbolt.Tx, bucket []byte, what string, into *[]*T) error {
+	return tx.Bucket(bucket).ForEach(func(k, v []byte) error {
+		record := new(T)
+		if err := json.Unmarshal(v, record); err != nil {
+			return fmt.Errorf("%s %s: %w", what, strings.ToValidUTF8(string(k), "?"), err)
+		}
+		*into = append(*into, record)
+		return nil
+	})
+}
+
+// Address reads the record of an address, nil if there is none. It sees what Write
+// has returned for.
+func (db *DB) Address(space string, addr netip.Addr) (*Address, error) {
+	var a *Address
+	err := db.bolt.View(func(tx *bbolt.Tx) error {
+		v := tx.Bucket(bucketAddresses).Get([]byte(addressKey(space, addr)))
+		if v == nil {
+			return nil
+		}
+		a = new(Address)
+		return json.Unmarshal(v, a)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read state: address %s: %w", addr, err)
+	}
+	return a, nil
+}
+
+// Addresses reads the records of all addresses of a space, in their order.
+func (db *DB) Addresses(space string) ([]*Address, error) {
+	var list []*Address
+	prefix := []byte(space + "\x00")
+	err := db.bolt.View(func(tx *bbolt.Tx) error {
+		c := tx.Bucket(bucketAddresses).Cursor()
+		for k, v := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, v = c.Next() {
+			a := new(Address)
+			if err := json.Unmarshal(v, a); err != nil {
+				return fmt.Errorf("address %q: %w", k, err)
+			}
+			list = append(list, a)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read state: %w", err)
+	}
+	return list, nil
 }
 
 // Write makes the changes, all or none, and returns when they are on disk.

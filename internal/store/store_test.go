@@ -53,10 +53,19 @@ func TestRecordsComeBackAsWritten(t *testing.T) {
 		ID: "e1", NetworkID: "n1", MAC: "02:00:00:00:00:01", IPv4: netip.MustParsePrefix("192.168.11.2/16"),
 		IPv6: netip.MustParsePrefix("fd00::2/64"), IfName: "lan7", Sandbox: "/run/docker/netns/x", Created: now,
 	}
-	if err := db.Write(PutNetwork(n2), PutNetwork(n1), PutEndpoint(e), PutEndpoint(&lan.Endpoint{ID: "gone"})); err != nil {
+	pool := &Pool{
+		ID: "p1", Space: "eth1", Subnet: netip.MustParsePrefix("192.168.0.0/16"), Range: netip.MustParsePrefix("192.168.11.0/24"), Networks: []string{"n1"},
+		Refs: 1, Gateway: netip.MustParseAddr("192.168.0.1"), Aux: []netip.Addr{netip.MustParseAddr("192.168.11.9")},
+		Policy: lan.Policy{NoACD: true}, Created: now,
+	}
+	a := &Address{Space: "eth1", Addr: netip.MustParseAddr("192.168.11.2"), State: Taken, Pool: "p1", Owner: "name web", Name: "web", Since: now}
+	other := &Address{Space: "eth1|802.1Q:100", Addr: a.Addr, State: Idle, Since: now}
+	gone := &Address{Space: "eth1", Addr: netip.MustParseAddr("fd00::1"), State: Reserved}
+	if err := db.Write(PutNetwork(n2), PutNetwork(n1), PutEndpoint(e), PutEndpoint(&lan.Endpoint{ID: "gone"}),
+		PutPool(pool), PutPool(&Pool{ID: "gone"}), PutAddress(a), PutAddress(other), PutAddress(gone)); err != nil {
 		t.Fatal(err)
 	}
-	if err := db.Write(DeleteEndpoint("gone"), DeleteNetwork("never")); err != nil {
+	if err := db.Write(DeleteEndpoint("gone"), DeleteNetwork("never"), DeletePool("gone"), DeleteAddress(gone.Space, gone.Addr)); err != nil {
 		t.Fatal(err)
 	}
 	salt := bytes.Clone(db.Salt())
@@ -67,9 +76,18 @@ func TestRecordsComeBackAsWritten(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := State{Networks: []*Network{n1, n2}, Endpoints: []*lan.Endpoint{e}}
+	want := State{Networks: []*Network{n1, n2}, Endpoints: []*lan.Endpoint{e}, Pools: []*Pool{pool}, Addresses: []*Address{a, other}}
 	if d := cmp.Diff(want, got, compare...); d != "" {
 		t.Errorf("after opening again (-want +got):\n%s", d)
+	}
+	if one, err := db.Address("eth1", a.Addr); err != nil || cmp.Diff(a, one, compare...) != "" {
+		t.Errorf("address: %+v, %v; want %+v", one, err, a)
+	}
+	if none, err := db.Address("eth1", gone.Addr); err != nil || none != nil {
+		t.Errorf("address that was deleted: %+v, %v", none, err)
+	}
+	if list, err := db.Addresses("eth1"); err != nil || cmp.Diff([]*Address{a}, list, compare...) != "" {
+		t.Errorf("addresses of a wire whose name begins another's: %+v, %v", list, err)
 	}
 	if !bytes.Equal(salt, db.Salt()) || len(salt) != 16 {
 		t.Errorf("salt was %x, is %x", salt, db.Salt())

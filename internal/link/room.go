@@ -1,0 +1,261 @@
+package link
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	vnetns "github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/lanyard-net/lanyard/internal/lan"
+	"github.com/lanyard-net/lanyard/internal/netns"
+)
+
+// AddrOwners lists the addresses of this namespace, each with the name of a link
+// that has it. Loopback and link-local addresses are left out.
+func (l *Links) AddrOwners() (map[netip.Addr]string, error) {
+	names := map[int]string{}
+	owners := map[netip.Addr]string{}
+	addrs, err := retried(func() ([]netlink.Addr, error) { return l.h.AddrList(nil, unix.AF_UNSPEC) })
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	for _, a := range addrs {
+		addr, ok := netip.AddrFromSlice(a.IP)
+		if addr = addr.Unmap(); !ok || addr.IsLoopback() || addr.IsLinkLocalUnicast() {
+			continue
+		}
+		if _, ok := names[a.LinkIndex]; !ok {
+			names[a.LinkIndex] = fmt.Sprintf("link %d", a.LinkIndex)
+			if link, err := l.h.LinkByIndex(a.LinkIndex); err == nil {
+				names[a.LinkIndex] = link.Attrs().Name
+			}
+		}
+		owners[addr] = names[a.LinkIndex]
+	}
+	return owners, nil
+}
+
+// retried is a dump, tried again when other changes interrupt it.
+func retried[T any](dump func() (T, error)) (T, error) {
+	for try := 0; ; try++ {
+		v, err := dump()
+		if !errors.Is(err, netlink.ErrDumpInterrupted) || try >= 10 {
+			return v, err
+		}
+	}
+}
+
+// AddProbe makes a link on a parent for conflict detection, up and without an
+// address, in another namespace (room), so that the host's stack does not answer on
+// it and it goes when the room does. Give the network's kind, mode and flag: ipvlan's
+// belong to the parent. mac is for macvlan only.
+func (l *Links) AddProbe(room *netns.NS, parent int, n *lan.Network, mac net.HardwareAddr) (index int, err error) {
+	c := Child{Name: fmt.Sprintf("lyp-%x", parent), ParentIndex: parent, Kind: n.Kind, Mode: n.Mode, Flag: n.Flag}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.ParentIndex, attrs.Group, attrs.Namespace = c.Name, parent, Group, netlink.NsFd(room.Fd())
+	var add netlink.Link = &netlink.IPVlan{LinkAttrs: attrs, Mode: ipvlanModes[n.Mode], Flag: ipvlanFlags[n.Flag]}
+	if n.Kind == lan.Macvlan {
+		c.Mode, attrs.HardwareAddr = lan.ModeBridge, mac
+		add = &netlink.Macvlan{LinkAttrs: attrs, Mode: netlink.MACVLAN_MODE_BRIDGE}
+	}
+	inside, err := NewAt(room)
+	if err != nil {
+		return 0, err
+	}
+	defer inside.Close()
+	if old, err := inside.h.LinkByName(c.Name); err == nil {
+		if err := inside.h.LinkDel(old); err != nil {
+			return 0, fmt.Errorf("probe link: %w", err)
+		}
+	}
+	if err := l.h.LinkAdd(add); err != nil {
+		return 0, explainAdd(err, c)
+	}
+	link, err := inside.h.LinkByName(c.Name)
+	if err == nil {
+		err = inside.h.LinkSetUp(link)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("probe link: %w", err)
+	}
+	return link.Attrs().Index, nil
+}
+
+// DeleteProbe removes a link that AddProbe made.
+func (l *Links) DeleteProbe(room *netns.NS, index int) error {
+	inside, err := NewAt(room)
+	if err != nil {
+		return err
+	}
+	defer inside.Close()
+	link, err := inside.h.LinkByIndex(index)
+	if isNotFound(err) {
+		return nil
+	}
+	if err == nil {
+		err = inside.h.LinkDel(link)
+	}
+	if err != nil && !isNotFound(err) {
+		return fmt.Errorf("probe link: %w", err)
+	}
+	return nil
+}
+
+// Inside is an endpoint's link in its container.
+type Inside struct {
+	Name  string
+	Index int
+	MAC   net.HardwareAddr
+	// Addrs are its addresses with their lengths, link-local ones left out.
+	Addrs []netip.Prefix
+}
+
+// Container is a container's namespace. Close it when done.
+type Container struct {
+	NS    *netns.NS
+	links *Links
+}
+
+// OpenContainer opens the namespace at path.
+func OpenContainer(path string) (*Container, error) {
+	ns, err := netns.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	links, err := NewAt(ns)
+	if err != nil {
+		return nil, errors.Join(err, ns.Close())
+	}
+	return &Container{NS: ns, links: links}, nil
+}
+
+// Close lets the namespace go.
+func (c *Container) Close() error {
+	c.links.Close()
+	return c.NS.Close()
+}
+
+// Find is the endpoint's link, which is up and has the endpoint's addresses; nil
+// while it is not so.
+func (c *Container) Find(e *lan.Endpoint) (*Inside, error) {
+	links, err := c.links.list()
+	if err != nil {
+		return nil, err
+	}
+	addrs, err := retried(func() ([]netlink.Addr, error) { return c.links.h.AddrList(nil, unix.AF_UNSPEC) })
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	for _, link := range links {
+		a := link.Attrs()
+		if t := link.Type(); t != "macvlan" && t != "ipvlan" || a.Flags&net.FlagUp == 0 || e.MAC != "" && a.HardwareAddr.String() != e.MAC {
+			continue
+		}
+		in := &Inside{Name: a.Name, Index: a.Index, MAC: a.HardwareAddr}
+		for _, x := range addrs {
+			addr, ok := netip.AddrFromSlice(x.IP)
+			if !ok || x.LinkIndex != a.Index || addr.Unmap().IsLinkLocalUnicast() {
+				continue
+			}
+			ones, _ := x.Mask.Size()
+			in.Addrs = append(in.Addrs, netip.PrefixFrom(addr.Unmap(), ones))
+		}
+		has := func(p netip.Prefix) bool {
+			return !p.IsValid() || slices.ContainsFunc(in.Addrs, func(q netip.Prefix) bool { return q.Addr() == p.Addr() })
+		}
+		none := !e.IPv4.IsValid() && !e.IPv6.IsValid() && e.MAC == ""
+		if has(e.IPv4) && has(e.IPv6) && !none {
+			return in, nil
+		}
+	}
+	return nil, nil
+}
+
+// Await waits until Find finds the endpoint's link, or ctx ends.
+func (c *Container) Await(ctx context.Context, e *lan.Endpoint) (*Inside, error) {
+	done := make(chan struct{})
+	defer close(done)
+	ns := vnetns.NsHandle(c.NS.Fd())
+	came := make(chan struct{}, 1)
+	poke := func() {
+		select {
+		case came <- struct{}{}:
+		default:
+		}
+	}
+	addrs, links := make(chan netlink.AddrUpdate), make(chan netlink.LinkUpdate)
+	quiet := func(error) {} // ends with done
+	if err := netlink.AddrSubscribeWithOptions(addrs, done, netlink.AddrSubscribeOptions{Namespace: &ns, ErrorCallback: quiet}); err != nil {
+		return nil, fmt.Errorf("address news: %w", err)
+	}
+	if err := netlink.LinkSubscribeWithOptions(links, done, netlink.LinkSubscribeOptions{Namespace: &ns, ErrorCallback: quiet}); err != nil {
+		return nil, fmt.Errorf("link news: %w", err)
+	}
+	go func() {
+		for range addrs {
+			poke()
+		}
+	}()
+	go func() {
+		for range links {
+			poke()
+		}
+	}()
+	// News may be lost in a flood of them.
+	again := time.NewTicker(time.Second)
+	defer again.Stop()
+	for {
+		in, err := c.Find(e)
+		if in != nil || err != nil {
+			return in, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-came:
+		case <-again.C:
+		}
+	}
+}
+
+// SetIPv6 makes a link in the container heed a mode: lan.IPv6SLAAC lets it take
+// addresses from router advertisements, lan.IPv6Static and lan.IPv6Off do not; off
+// turns IPv6 off on it. The sysctls are those of ip-sysctl in the kernel's
+// documentation.
+func (c *Container) SetIPv6(name string, mode lan.IPv6Mode) error {
+	type sysctl struct {
+		key   string
+		value int
+	}
+	var set []sysctl
+	switch mode {
+	case lan.IPv6SLAAC:
+		// 2: also where the container forwards.
+		set = []sysctl{{"accept_ra", 2}, {"autoconf", 1}, {"disable_ipv6", 0}}
+	case lan.IPv6Static:
+		set = []sysctl{{"accept_ra", 0}, {"autoconf", 0}}
+	case lan.IPv6Off:
+		set = []sysctl{{"accept_ra", 0}, {"autoconf", 0}, {"disable_ipv6", 1}}
+	}
+	return c.NS.Do(func() error {
+		for _, s := range set {
+			err := os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/"+s.key, []byte(strconv.Itoa(s.value)), 0o644)
+			if errors.Is(err, os.ErrNotExist) && mode == lan.IPv6Off {
+				continue // a kernel without IPv6
+			}
+			if err != nil {
+				return fmt.Errorf("IPv6 of %s: %w", name, err)
+			}
+		}
+		return nil
+	})
+}
