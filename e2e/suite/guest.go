@@ -14,7 +14,7 @@ import (
 )
 
 // kernelPackages are those whose tests work on a kernel.
-var kernelPackages = []string{"netns", "link", "engine"}
+var kernelPackages = []string{"netns", "link", "acd", "engine"}
 
 // guest runs the kernel tests in a guest whose kernel has everything: there a skip is
 // a failure.
