@@ -19,6 +19,7 @@ import (
 	"github.com/lanyard-net/lanyard/internal/control"
 	"github.com/lanyard-net/lanyard/internal/docker"
 	"github.com/lanyard-net/lanyard/internal/engine"
+	"github.com/lanyard-net/lanyard/internal/ipam"
 	"github.com/lanyard-net/lanyard/internal/link"
 	"github.com/lanyard-net/lanyard/internal/serve"
 	"github.com/lanyard-net/lanyard/internal/store"
@@ -125,7 +126,15 @@ func runDaemon(ctx context.Context, c daemonConfig) (err error) {
 		return err
 	}
 	defer links.Close()
-	e, err := engine.New(engine.Config{DB: db, Links: links, Log: c.log})
+	state, err := db.Load()
+	if err != nil {
+		return err
+	}
+	addresses, err := ipam.New(ipam.Config{DB: db, Links: links, Log: c.log}, state)
+	if err != nil {
+		return err
+	}
+	e, err := engine.New(engine.Config{DB: db, Links: links, Addresses: addresses, State: state, Log: c.log})
 	if err != nil {
 		return err
 	}
@@ -143,12 +152,15 @@ func runDaemon(ctx context.Context, c daemonConfig) (err error) {
 		return err
 	}
 	defer controlListener.Close()
-	source := control.Source{Version: thisVersion(), Networks: e.Networks, Endpoints: e.Endpoints, ForgetNetwork: e.ForgetNetwork}
+	source := control.Source{
+		Version: thisVersion(), Networks: e.Networks, Endpoints: e.Endpoints, ForgetNetwork: e.ForgetNetwork,
+		Pools: addresses.Pools, Addresses: addresses.Addresses, Reserve: addresses.Reserve, Release: addresses.Release,
+	}
 	plugin := &serve.HTTP{Name: "plugin socket", Listener: pluginListener, Handler: docker.New(docker.VerbsOf(e), c.log), Log: c.log}
 	operator := &serve.HTTP{Name: "control socket", Listener: controlListener, Handler: control.NewHandler(source, c.log), Log: c.log}
 
 	g, ctx := errgroup.WithContext(ctx)
-	for _, t := range []task{e, plugin, operator, signals{c.log, came}, systemd{c.log}} {
+	for _, t := range []task{e, addresses, plugin, operator, signals{c.log, came}, systemd{c.log}} {
 		g.Go(func() error { return t.Run(ctx) })
 	}
 	c.log.Info("serving", "version", source.Version.Version, "plugin", pluginListener.Addr().String(),

@@ -109,8 +109,9 @@ func cliPage() string {
 		"Exit code 0 is success, 1 a failure, 2 a command line that cannot be meant. Errors go to standard error, in one line.\n\n" +
 		"| variable | meaning |\n|---|---|\n" +
 		"| `" + envSocket + "` | the control socket, where `--control-socket` is not given |\n" +
-		"| `DOCKER_HOST` | where to ask for the names of networks and containers; `unix://` and plain `tcp://` only |\n\n" +
-		"`lanyard completion bash|zsh|fish|powershell` prints a completion script; networks complete by name and by id.\n")
+		"| `DOCKER_HOST` | where to ask for the names of networks and containers; `unix://` and plain `tcp://` only |\n" +
+		"| `LC_ALL`, else `LC_CTYPE`, else `LANG` | whether `pool ls` and `pool inspect` may draw with more than ASCII |\n\n" +
+		"`lanyard completion bash|zsh|fish|powershell` prints a completion script; networks, pools and addresses complete as the daemon knows them.\n")
 	for _, c := range commands(newRoot()) {
 		fmt.Fprintf(&b, "\n## %s\n\n%s\n\n```\n%s\n```\n\nFor example:\n\n```\n%s\n```\n\n", c.CommandPath(), c.Long, useLine(c), unindent(c.Example))
 		fmt.Fprintf(&b, "```\n%s```\n", c.LocalFlags().FlagUsages())

@@ -20,13 +20,16 @@ var arrows = map[string]struct {
 	why        string
 }{
 	"lan":     {never: []string{"os", "net/http", "log/slog", "golang.org/x/sys/unix"}, why: "it parses and checks; whoever calls it does the I/O and the logging"},
+	"pool":    {never: []string{"os", "net", "net/http", "log/slog", "sync", "golang.org/x/sys/unix"}, why: "it is arithmetic: whoever calls it locks, looks at the clock and does the I/O"},
 	"netns":   {why: "it knows namespaces, not networks"},
 	"serve":   {why: "it knows sockets, not what is served on them"},
 	"store":   {may: []string{"lan"}, why: "a record is a word of lan's"},
 	"link":    {may: []string{"lan", "netns"}, never: []string{"log/slog"}, why: "what the kernel says goes back to the engine, which decides"},
-	"engine":  {may: []string{"lan", "link", "netns", "store"}, never: []string{"net/http", "encoding/json"}, why: "the verbs serve any door"},
+	"acd":     {may: []string{"lan", "netns"}, never: []string{"log/slog"}, why: "it says what it hears; whoever asks decides"},
+	"ipam":    {may: []string{"acd", "lan", "link", "netns", "pool", "store"}, never: []string{"net/http", "encoding/json"}, why: "it is below the engine, and serves any door"},
+	"engine":  {may: []string{"acd", "ipam", "lan", "link", "netns", "store"}, never: []string{"net/http", "encoding/json"}, why: "the verbs serve any door"},
 	"docker":  {may: []string{"engine", "lan"}, why: "a door calls verbs, and reaches around them for nothing"},
-	"control": {may: []string{"engine", "lan"}, why: "a door calls verbs, and reaches around them for nothing"},
+	"control": {may: []string{"engine", "ipam", "lan"}, why: "a door calls verbs, and reaches around them for nothing"},
 	"kerneltest": {
 		may: []string{"netns"}, why: "every package's tests use it",
 	},

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/lanyard-net/lanyard/internal/control"
 	"github.com/lanyard-net/lanyard/internal/lan"
@@ -43,6 +45,53 @@ func shorten(id string, whole bool) string {
 		return id
 	}
 	return lan.Short(id)
+}
+
+// ago is when t is, seen from now: "5m ago" or "in 4m", and a dash for no time.
+func ago(t, now time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	d := now.Sub(t)
+	if d < 0 {
+		return "in " + rough(-d)
+	}
+	return rough(d) + " ago"
+}
+
+// rough is a time to about one unit.
+func rough(d time.Duration) string {
+	switch minutes := d.Round(time.Minute); {
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", d/time.Second)
+	case minutes < time.Hour:
+		return fmt.Sprintf("%dm", minutes/time.Minute)
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh", d.Round(time.Hour)/time.Hour)
+	}
+	return fmt.Sprintf("%dd", d/(24*time.Hour))
+}
+
+// duration is a time as it is typed: 10m and not 10m0s.
+func duration(d time.Duration) string {
+	s := d.String()
+	for _, none := range [][2]string{{"m0s", "m"}, {"h0m", "h"}} {
+		if rest, ok := strings.CutSuffix(s, none[0]); ok {
+			s = rest + none[1]
+		}
+	}
+	return s
+}
+
+// utf8Locale reports whether the terminal shows UTF-8, as far as the environment says.
+func utf8Locale() bool {
+	for _, key := range []string{"LC_ALL", "LC_CTYPE", "LANG"} {
+		if v := os.Getenv(key); v != "" {
+			v = strings.ToLower(v)
+			return strings.Contains(v, "utf-8") || strings.Contains(v, "utf8")
+		}
+	}
+	return false
 }
 
 // explain adds what to do next to an error of the control socket.

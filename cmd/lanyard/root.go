@@ -70,7 +70,11 @@ func newRoot() *cobra.Command {
 	network.AddCommand(newNetworkLs(g), newNetworkInspect(g), newNetworkRm(g))
 	endpoint := group(&cobra.Command{Use: "endpoint", Short: "Look at the containers' places on the networks", Aliases: []string{"ep"}})
 	endpoint.AddCommand(newEndpointLs(g))
-	root.AddCommand(newDaemon(g), network, endpoint, newVersion(g))
+	pool := group(&cobra.Command{Use: "pool", Short: "Look at the pools that containers get addresses from"})
+	pool.AddCommand(newPoolLs(g), newPoolInspect(g))
+	address := group(&cobra.Command{Use: "address", Short: "Look at addresses, reserve them and make them free", Aliases: []string{"addr"}})
+	address.AddCommand(newAddressLs(g), newAddressReserve(g), newAddressRelease(g))
+	root.AddCommand(newDaemon(g), network, endpoint, pool, address, newVersion(g))
 	return root
 }
 

@@ -3,6 +3,7 @@
 package engines
 
 import (
+	"os"
 	"strings"
 	"testing"
 )
@@ -64,16 +65,30 @@ func TestFirstAddress(t *testing.T) {
 	})
 }
 
-// Who tells the LAN that an address has moved to another MAC.
+// A new address is announced three times, a second apart: by the engine where it does
+// (28 and newer), by lanyard where it does not, and never by both.
 func TestAnnouncement(t *testing.T) {
 	onEach(t, func(u *user) {
 		u.sh(network + "lan")
-		out := u.sh(`tcpdump -i wire -n -l --immediate-mode arp >seen 2>started &
+		for _, how := range []struct {
+			flags string
+			want  int
+		}{{"", 3}, {"-o com.docker.network.advertise_addr_nmsgs=0 ", 0}, {"-o com.docker.network.advertise_addr_nmsgs=2 -o com.docker.network.advertise_addr_ms=100 ", 2}} {
+			u.sh("docker network rm lan && " + strings.Replace(network, "-o parent", how.flags+"-o parent", 1) + "lan")
+			out := u.sh(`tcpdump -i wire -n -l --immediate-mode arp >seen 2>started &
 for i in $(seq 100); do grep -q "listening on" started && break; sleep 0.1; done
-docker run --rm --network lan --ip 192.168.11.77 busybox:lab sleep 2
+docker run --rm --network lan --ip 192.168.11.77 busybox:lab sleep 3.5
 kill -INT $!; wait; cat seen; rm seen started`)
-		if seen := strings.Contains(out, "who-has 192.168.11.77"); seen != (u.engine != "20.10") {
-			u.t.Errorf("the engine announces the address: %v\n%s", seen, out)
+			if n := strings.Count(out, "who-has 192.168.11.77 tell 192.168.11.77") + strings.Count(out, "Announcement 192.168.11.77"); n != how.want {
+				u.t.Errorf("%q: announced %d times, want %d:\n%s", how.flags, n, how.want, out)
+			}
+		}
+		log, err := os.ReadFile(u.LanyardLog())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ours := strings.Contains(string(log), "addresses announced"); ours != (u.engine == "20.10") {
+			t.Errorf("lanyard announces addresses itself: %v", ours)
 		}
 	})
 }

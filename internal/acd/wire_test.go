@@ -128,12 +128,20 @@ func start(t *testing.T, c Config) *Wire {
 	return w
 }
 
-// ask probes quickly.
-func ask(t *testing.T, w *Wire, addr string) string {
+// ask probes quickly, seek until there is an answer, which a busy machine may take
+// longer for. Both return a MAC.
+func ask(t *testing.T, w *Wire, addr string) string  { return probeAt(t, w, addr, Quick()) }
+func seek(t *testing.T, w *Wire, addr string) string { return probeAt(t, w, addr, patient()) }
+
+func patient() Timing {
+	return Timing{Num: 40, Min: 100 * time.Millisecond, Max: 100 * time.Millisecond, Listen: time.Second}
+}
+
+func probeAt(t *testing.T, w *Wire, addr string, pace Timing) string {
 	t.Helper()
-	got, err := w.Probe(context.Background(), netip.MustParseAddr(addr), Quick())
+	got, err := w.Probe(context.Background(), netip.MustParseAddr(addr), pace)
 	if err != nil {
-		t.Fatal(err)
+		t.Error(err)
 	}
 	return got.String()
 }
@@ -143,7 +151,7 @@ func ask(t *testing.T, w *Wire, addr string) string {
 func finds(t *testing.T, w *Wire, want string) {
 	t.Helper()
 	for _, addr := range []string{far4, far6} {
-		if got := ask(t, w, addr); got != want {
+		if got := seek(t, w, addr); got != want {
 			t.Errorf("%s is used by %q, want %q", addr, got, want)
 		}
 	}
@@ -250,9 +258,9 @@ func TestFarHost(t *testing.T) {
 	w := start(t, Config{Probe: l.macvlan()})
 	for _, addr := range []string{far4, far6} {
 		start := time.Now()
-		ask(t, w, addr)
-		if took := time.Since(start); took >= 400*time.Millisecond {
-			t.Errorf("%s: the answer took %v, no less than none", addr, took)
+		seek(t, w, addr)
+		if took := time.Since(start); took > time.Second {
+			t.Errorf("%s: the answer took %v", addr, took)
 		}
 	}
 	finds(t, w, mac(t, l.far, "eth0"))
@@ -524,11 +532,11 @@ func TestManyAtOnce(t *testing.T) {
 	for i := range 100 {
 		for _, addr := range []string{fmt.Sprintf("10.0.1.%d", i+1), fmt.Sprintf("fd00::1:%x", i+1)} {
 			all.Go(func() {
-				want := ""
+				pace, want := Quick(), ""
 				if i < 50 {
-					want = theMAC
+					pace, want = patient(), theMAC
 				}
-				if got := ask(t, w, addr); got != want {
+				if got := probeAt(t, w, addr, pace); got != want {
 					t.Errorf("%s is used by %q, want %q", addr, got, want)
 				}
 			})
@@ -587,20 +595,25 @@ func TestHostileFrames(t *testing.T) {
 	}
 	var floods sync.WaitGroup
 	floods.Go(flood)
-	if got := ask(t, w, far4); got != mac(t, l.far, "eth0") {
+	if got := seek(t, w, far4); got != mac(t, l.far, "eth0") {
 		t.Errorf("in a flood %s is used by %q", far4, got)
 	}
 	floods.Wait()
+	// What is good still comes through, once the kernel's queues have room again. A
+	// priority is no VLAN.
+	for what, b := range map[string][]byte{
+		"10.0.0.2": change(28, 10, 0, 0, 2),
+		"10.0.0.3": append(append(change(28)[:12], 0x81, 0, 0xe0, 0), change(28, 10, 0, 0, 3)[12:]...),
+	} {
+		eventually(t, what, func() bool {
+			if err := far.send(b); err != nil {
+				t.Fatal(err)
+			}
+			return e.count(what+" used by 02:00:00:00:00:01") > 0
+		})
+	}
 	if strings.Contains(e.String(), "10.0.0.1 ") {
 		t.Errorf("bad frames count:\n%s", &e)
-	}
-	before := e.count("10.0.0.1 used by 02:00:00:00:00:01")
-	// A priority is no VLAN.
-	for i, b := range [][]byte{good, tagged(0x81, 0, 0xe0, 0)} {
-		if err := far.send(b); err != nil {
-			t.Fatal(err)
-		}
-		eventually(t, fmt.Sprintf("good frame %d", i), func() bool { return e.count("10.0.0.1 used by 02:00:00:00:00:01") == before+i+1 })
 	}
 }
 
@@ -608,10 +621,10 @@ func TestHostileFrames(t *testing.T) {
 func TestFlood(t *testing.T) {
 	l := newLAN(t)
 	var seen atomic.Int32
+	over := make(chan struct{})
 	w := start(t, Config{Probe: l.macvlan(), Seen: func(Sighting) {
-		if seen.Add(1) < 1000 {
-			time.Sleep(time.Millisecond)
-		}
+		seen.Add(1)
+		<-over
 	}})
 	far := raw(t, at(t, l.far, "eth0"), 0)
 	var before, after runtime.MemStats
@@ -621,13 +634,13 @@ func TestFlood(t *testing.T) {
 		a := netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)})
 		far.send(arpRequest(net.HardwareAddr{2, 0, 0, 0, 0, byte(i)}, a, a))
 	}
-	eventually(t, "an end", func() bool { return seen.Load() > 1000 })
-	if got := ask(t, w, far4); got != mac(t, l.far, "eth0") {
+	close(over)
+	if got := seek(t, w, far4); got != mac(t, l.far, "eth0") {
 		t.Errorf("after a flood %s is used by %q", far4, got)
 	}
 	runtime.GC()
 	runtime.ReadMemStats(&after)
-	if n := seen.Load(); n > 20000 {
+	if n := seen.Load(); n < 100 || n > 5000 {
 		t.Errorf("%d of 50000 frames waited", n)
 	}
 	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 1<<20 {

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/lanyard-net/lanyard/internal/engine"
+	"github.com/lanyard-net/lanyard/internal/ipam"
 	"github.com/lanyard-net/lanyard/internal/lan"
 )
 
@@ -69,25 +71,68 @@ func (c *Client) Network(ctx context.Context, id string) (*engine.NetworkState, 
 
 // ForgetNetwork removes a network that Docker has no more. id is the whole of it.
 func (c *Client) ForgetNetwork(ctx context.Context, id string) error {
-	return c.do(ctx, http.MethodDelete, "networks/"+url.PathEscape(id), new(struct{}))
+	return c.do(ctx, http.MethodDelete, "networks/"+url.PathEscape(id), nil, new(struct{}))
 }
 
 // Endpoints lists the endpoints of a network, or of all networks if network
 // is "".
 func (c *Client) Endpoints(ctx context.Context, network string) (list []engine.EndpointState, err error) {
-	path := "endpoints"
-	if network != "" {
-		path += "?" + url.Values{"network": {network}}.Encode()
+	return list, c.get(ctx, "endpoints"+query("network", network), &list)
+}
+
+// Pools lists all pools, oldest first.
+func (c *Client) Pools(ctx context.Context) (list []ipam.PoolState, err error) {
+	return list, c.get(ctx, "pools", &list)
+}
+
+// Addresses lists what is known of single addresses, by wire and in order: those of a
+// pool, of a network, or of both, where the parameters are not "".
+func (c *Client) Addresses(ctx context.Context, pool, network string) (list []ipam.AddressState, err error) {
+	return list, c.get(ctx, "addresses"+query("pool", pool, "network", network), &list)
+}
+
+// Reserve sets an address aside for a container, or for nobody.
+func (c *Client) Reserve(ctx context.Context, q Reservation) (*Change, error) {
+	return c.change(ctx, "addresses/reserve", q)
+}
+
+// Release makes an address free that no container has. pool is as in a Reservation.
+func (c *Client) Release(ctx context.Context, pool, address string) (*Change, error) {
+	return c.change(ctx, "addresses/release", release{pool, address})
+}
+
+func (c *Client) change(ctx context.Context, path string, body any) (*Change, error) {
+	b, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
 	}
-	return list, c.get(ctx, path, &list)
+	var done Change
+	if err := c.do(ctx, http.MethodPost, path, bytes.NewReader(b), &done); err != nil {
+		return nil, err
+	}
+	return &done, nil
+}
+
+// query is the query of a path, of keys and values; what is "" is left out.
+func query(pairs ...string) string {
+	v := url.Values{}
+	for i := 0; i < len(pairs); i += 2 {
+		if pairs[i+1] != "" {
+			v.Set(pairs[i], pairs[i+1])
+		}
+	}
+	if len(v) == 0 {
+		return ""
+	}
+	return "?" + v.Encode()
 }
 
 func (c *Client) get(ctx context.Context, path string, into any) error {
-	return c.do(ctx, http.MethodGet, path, into)
+	return c.do(ctx, http.MethodGet, path, nil, into)
 }
 
-func (c *Client) do(ctx context.Context, method, path string, into any) error {
-	r, err := http.NewRequestWithContext(ctx, method, "http://lanyard/v1/"+path, nil)
+func (c *Client) do(ctx context.Context, method, path string, body io.Reader, into any) error {
+	r, err := http.NewRequestWithContext(ctx, method, "http://lanyard/v1/"+path, body)
 	if err != nil {
 		return err
 	}
@@ -101,11 +146,11 @@ func (c *Client) do(ctx context.Context, method, path string, into any) error {
 		return fmt.Errorf("control socket %s: %w", c.socket, err)
 	}
 	defer w.Body.Close()
-	body := io.LimitReader(w.Body, maxAnswer)
+	answer := io.LimitReader(w.Body, maxAnswer)
 	if w.StatusCode != http.StatusOK {
-		return readError(body, w.Status)
+		return readError(answer, w.Status)
 	}
-	if err := json.NewDecoder(body).Decode(into); err != nil {
+	if err := json.NewDecoder(answer).Decode(into); err != nil {
 		return fmt.Errorf("control socket %s: answer: %w", c.socket, err)
 	}
 	return nil

@@ -7,6 +7,15 @@
 //	GET /v1/networks/{id or unique prefix}
 //	DELETE /v1/networks/{id}, for one that Docker has no more
 //	GET /v1/endpoints?network={id or unique prefix}
+//	GET /v1/pools
+//	GET /v1/addresses?pool={id}&network={id or unique prefix}, either or both
+//	POST /v1/addresses/reserve, a Reservation: who else is to get an address
+//	POST /v1/addresses/release {"pool": id, "address": address}: everybody is
+//	GET /metrics, figures in Prometheus's text format
+//
+// The id of a pool has slashes in it and the like, so it comes as a query or in
+// a body and in no path. A body is one JSON object; a field that is not known
+// is refused. Both POST answer with a Change.
 //
 // An error is {"error": text, "code": code}, where the code is one of the
 // constants below. Fields are added with time; none is renamed or removed.
@@ -19,10 +28,12 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"runtime/debug"
 	"strings"
 
 	"github.com/lanyard-net/lanyard/internal/engine"
+	"github.com/lanyard-net/lanyard/internal/ipam"
 	"github.com/lanyard-net/lanyard/internal/lan"
 )
 
@@ -42,12 +53,16 @@ type Version struct {
 }
 
 // Source is what the handler serves; all fields are required. The functions are
-// those of *engine.Engine.
+// those of *engine.Engine, and from Pools on those of *ipam.Manager.
 type Source struct {
 	Version       Version
 	Networks      func() []engine.NetworkState
 	Endpoints     func() []engine.EndpointState
 	ForgetNetwork func(ctx context.Context, id string) error
+	Pools         func() []ipam.PoolState
+	Addresses     func() ([]ipam.AddressState, error)
+	Reserve       func(pool string, addr netip.Addr, name, note string) error
+	Release       func(pool string, addr netip.Addr) error
 }
 
 // wireError is an error on the wire.
@@ -91,6 +106,8 @@ func NewHandler(src Source, log *slog.Logger) http.Handler {
 		}
 		return some, nil
 	})
+	addressRoutes(src, handle)
+	mux.Handle("GET /metrics", newMetrics(src, log))
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		reply(w, log, nil, lan.Refusef(lan.ErrNotFound, "%s %s is not part of this API", clip(r.Method), clip(r.URL.Path)))
 	})

@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/lanyard-net/lanyard/internal/engine"
+	"github.com/lanyard-net/lanyard/internal/ipam"
 	"github.com/lanyard-net/lanyard/internal/lan"
 )
 
@@ -57,6 +58,10 @@ func source() Source {
 			}
 			return lan.Refusef(lan.ErrConflict, "network %s has a container on it", id)
 		},
+		Pools:     pools,
+		Addresses: func() ([]ipam.AddressState, error) { return addresses(), nil },
+		Reserve:   func(string, netip.Addr, string, string) error { return nil },
+		Release:   func(string, netip.Addr) error { return nil },
 	}
 }
 

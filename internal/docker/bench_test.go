@@ -16,6 +16,7 @@ import (
 
 	"github.com/lanyard-net/lanyard/internal/docker"
 	"github.com/lanyard-net/lanyard/internal/engine"
+	"github.com/lanyard-net/lanyard/internal/ipam"
 	"github.com/lanyard-net/lanyard/internal/kerneltest"
 	"github.com/lanyard-net/lanyard/internal/link"
 	"github.com/lanyard-net/lanyard/internal/store"
@@ -91,7 +92,15 @@ func newDoor(b *testing.B) *door {
 	}
 	b.Cleanup(func() { db.Close() })
 	log := slog.New(slog.DiscardHandler)
-	e, err := engine.New(engine.Config{DB: db, Links: links, Log: log})
+	state, err := db.Load()
+	if err != nil {
+		b.Fatal(err)
+	}
+	addresses, err := ipam.New(ipam.Config{DB: db, Links: links, Log: log}, state)
+	if err != nil {
+		b.Fatal(err)
+	}
+	e, err := engine.New(engine.Config{DB: db, Links: links, Addresses: addresses, State: state, Log: log})
 	if err != nil {
 		b.Fatal(err)
 	}

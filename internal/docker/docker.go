@@ -1,10 +1,10 @@
-// Package docker is the door that Docker knocks at: the network driver half of
-// its plugin protocol, as an http.Handler. It decodes a request, checks the
+// Package docker is the door that Docker knocks at: the network and IPAM driver
+// halves of its plugin protocol, as an http.Handler. It decodes a request, checks the
 // shape of it, calls one verb of the engine and encodes the answer.
 //
 // How errors look to a user decides their shape. Whatever a verb or a value
 // that the user typed gives rise to is answered with status 200 and
-// {"Err": text}, which docker prints as "remote: text". Only a call that is no
+// {"Err": text} ("Error" from the IPAM half), which docker prints as "remote: text". Only a call that is no
 // call of the protocol at all (an unknown method, a body that is not JSON) is
 // answered with a 4xx status, and a bug of ours with 500; docker prints these
 // as "NetworkDriver.Method: text". It retries neither.
@@ -18,6 +18,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"runtime/debug"
 	"strings"
 	"sync/atomic"
@@ -28,20 +29,28 @@ import (
 )
 
 // Verbs are what the door calls; all are required. They are the methods of
-// *engine.Engine by the same names, whose contracts hold.
+// *engine.Engine and *ipam.Manager by the same names, whose contracts hold.
 type Verbs struct {
 	CreateNetwork  func(context.Context, lan.NetworkRequest) error
 	SkipGateway    func(opts map[string]string, internal bool) (v4, v6 bool, err error)
 	DeleteNetwork  func(ctx context.Context, id string) error
-	AddEndpoint    func(context.Context, engine.EndpointRequest) (mac string, err error)
+	AddEndpoint    func(context.Context, engine.EndpointRequest) (engine.EndpointGrant, error)
 	DeleteEndpoint func(ctx context.Context, networkID, endpointID string) error
 	EndpointInfo   func(ctx context.Context, networkID, endpointID string) error
 	Join           func(ctx context.Context, networkID, endpointID, sandbox string) (*engine.Attachment, error)
 	Leave          func(ctx context.Context, networkID, endpointID string) error
+
+	EngineStarted func()
+
+	RequestPool    func(context.Context, lan.PoolRequest) (id string, subnet netip.Prefix, err error)
+	ReleasePool    func(ctx context.Context, id string) error
+	RequestAddress func(context.Context, lan.AddressRequest) (netip.Prefix, error)
+	ReleaseAddress func(ctx context.Context, poolID string, addr netip.Addr) error
 }
 
-// VerbsOf are the verbs of an engine.
+// VerbsOf are the verbs of an engine and of its address manager.
 func VerbsOf(e *engine.Engine) Verbs {
+	m := e.Addresses()
 	return Verbs{
 		CreateNetwork:  e.CreateNetwork,
 		SkipGateway:    e.SkipGateway,
@@ -51,6 +60,12 @@ func VerbsOf(e *engine.Engine) Verbs {
 		EndpointInfo:   e.EndpointInfo,
 		Join:           e.Join,
 		Leave:          e.Leave,
+		EngineStarted:  e.EngineStarted,
+
+		RequestPool:    m.RequestPool,
+		ReleasePool:    m.ReleasePool,
+		RequestAddress: m.RequestAddress,
+		ReleaseAddress: m.ReleaseAddress,
 	}
 }
 
@@ -60,6 +75,8 @@ const (
 	keyMethod   = "method"
 	keyNetwork  = "network"
 	keyEndpoint = "endpoint"
+	keyPool     = "pool"
+	keyAddress  = "address"
 	keyTook     = "took"
 	keyStatus   = "status"
 	keyErr      = "err"
@@ -90,8 +107,8 @@ type method func(ctx context.Context, body []byte) (ids, any, error)
 func New(v Verbs, log *slog.Logger) *Handler {
 	h := &Handler{verbs: v, log: log}
 	h.methods = map[string]method{
-		"Plugin.Activate":                           constant(activation{Implements: []string{"NetworkDriver"}}),
-		"NetworkDriver.GetCapabilities":             constant(capabilities{Scope: "local", ConnectivityScope: "global", GwAllocChecker: true}),
+		"Plugin.Activate":                           constant(activation{Implements: []string{"NetworkDriver", "IpamDriver"}}),
+		"NetworkDriver.GetCapabilities":             h.getCapabilities,
 		"NetworkDriver.GwAllocCheck":                call(h.gwAllocCheck),
 		"NetworkDriver.AllocateNetwork":             call(h.allocateNetwork),
 		"NetworkDriver.FreeNetwork":                 call(h.nothingOfNetwork),
@@ -106,6 +123,12 @@ func New(v Verbs, log *slog.Logger) *Handler {
 		"NetworkDriver.RevokeExternalConnectivity":  call(h.nothingOfEndpoint),
 		"NetworkDriver.DiscoverNew":                 call(h.discovered),
 		"NetworkDriver.DiscoverDelete":              call(h.discovered),
+		"IpamDriver.GetCapabilities":                constant(ipamCapabilities{}),
+		"IpamDriver.GetDefaultAddressSpaces":        constant(addressSpaces{LocalDefaultAddressSpace: addressSpace, GlobalDefaultAddressSpace: addressSpace}),
+		"IpamDriver.RequestPool":                    call(h.requestPool),
+		"IpamDriver.ReleasePool":                    call(h.releasePool),
+		"IpamDriver.RequestAddress":                 call(h.requestAddress),
+		"IpamDriver.ReleaseAddress":                 call(h.releaseAddress),
 	}
 	return h
 }
@@ -159,6 +182,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			text = fmt.Sprintf("internal error; the log of lanyard has the details (request %d)", number)
 		}
 		answer = failure{Err: text}
+		if strings.HasPrefix(name, "IpamDriver.") {
+			answer = failure{Err: text, Error: text}
+		}
 	}
 	if status == http.StatusMethodNotAllowed {
 		w.Header().Set("Allow", http.MethodPost)
@@ -173,6 +199,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if who.EndpointID != "" {
 		attrs = append(attrs, keyEndpoint, lan.Short(who.EndpointID))
+	}
+	if who.PoolID != "" {
+		attrs = append(attrs, keyPool, clip(who.PoolID))
+	}
+	if who.Address != "" {
+		attrs = append(attrs, keyAddress, clip(who.Address))
 	}
 	switch {
 	case err == nil:

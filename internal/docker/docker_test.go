@@ -34,7 +34,9 @@ const (
 func TestActivation(t *testing.T) {
 	d := newDoor(newHost().verbs())
 	for method, want := range map[string]map[string]any{
-		"Plugin.Activate": {"Implements": []any{"NetworkDriver"}},
+		"Plugin.Activate":                    {"Implements": []any{"NetworkDriver", "IpamDriver"}},
+		"IpamDriver.GetCapabilities":         {"RequiresMACAddress": false, "RequiresRequestReplay": false},
+		"IpamDriver.GetDefaultAddressSpaces": {"LocalDefaultAddressSpace": "lanyard", "GlobalDefaultAddressSpace": "lanyard"},
 		"NetworkDriver.GetCapabilities": {
 			"Scope": "local", "ConnectivityScope": "global", "GwAllocChecker": true,
 		},
@@ -231,8 +233,8 @@ func TestCreateEndpoint(t *testing.T) {
 			user: "remote: IPv4 address ::ffff:192.168.11.2 is an IPv4 address written as IPv6; write 192.168.11.2"},
 		{name: "loopback", iface: `{"Address":"127.0.0.1/8"}`, options: `{}`,
 			user: "remote: IPv4 address 127.0.0.1/8 cannot be a container's"},
-		{name: "unknown driver-opt", iface: `{}`, options: `{"identity":"web"}`,
-			user: `remote: unknown endpoint option "identity"; known are com.docker.network.endpoint.ifname, com.docker.network.endpoint.sysctls`},
+		{name: "unknown driver-opt", iface: `{}`, options: `{"color":"red"}`,
+			user: `remote: unknown endpoint option "color"; known are com.docker.network.endpoint.ifname, com.docker.network.endpoint.sysctls, identity, ip`},
 		{name: "name that is no text", iface: `{}`, options: `{"com.docker.network.endpoint.ifname":["a"]}`,
 			user: "remote: option com.docker.network.endpoint.ifname: want text"},
 		{name: "options that are text", iface: `{}`, options: `"a"`,
@@ -348,7 +350,7 @@ func TestMalformedCalls(t *testing.T) {
 	deep := strings.Repeat(`{"Options":`, 20000) + "1" + strings.Repeat("}", 20000)
 	calls := 0
 	for method := range New(newHost().verbs(), nil).methods {
-		noBody := method == "Plugin.Activate" || method == "NetworkDriver.GetCapabilities"
+		noBody := method == "Plugin.Activate" || strings.Contains(method, ".Get")
 		for _, tc := range []struct {
 			verb, body string
 			status     int

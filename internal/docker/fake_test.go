@@ -25,6 +25,9 @@ type host struct {
 	networks  map[string]*lan.Network
 	endpoints map[string]engine.EndpointRequest
 	joined    map[string]string // endpoint id -> sandbox
+	pools     map[string]lan.PoolRequest
+	addresses map[string]string // pool id and address -> who asked
+	next      netip.Prefix      // what RequestAddress chooses
 }
 
 func newHost() *host {
@@ -32,6 +35,8 @@ func newHost() *host {
 		networks:  map[string]*lan.Network{},
 		endpoints: map[string]engine.EndpointRequest{},
 		joined:    map[string]string{},
+		pools:     map[string]lan.PoolRequest{},
+		addresses: map[string]string{},
 	}
 }
 
@@ -63,17 +68,17 @@ func (h *host) verbs() Verbs {
 			delete(h.networks, id)
 			return nil
 		},
-		AddEndpoint: func(_ context.Context, r engine.EndpointRequest) (string, error) {
+		AddEndpoint: func(_ context.Context, r engine.EndpointRequest) (engine.EndpointGrant, error) {
 			h.mu.Lock()
 			defer h.mu.Unlock()
 			if h.networks[r.NetworkID] == nil {
-				return "", lan.Refusef(lan.ErrNotFound, "network %s is not known", lan.Short(r.NetworkID))
+				return engine.EndpointGrant{}, lan.Refusef(lan.ErrNotFound, "network %s is not known", lan.Short(r.NetworkID))
 			}
 			h.endpoints[r.EndpointID] = r
 			if r.MAC != "" {
-				return r.MAC, nil // the door must not pass it on
+				return engine.EndpointGrant{MAC: r.MAC}, nil // the door must not pass it on
 			}
-			return "02:42:c0:a8:0b:02", nil
+			return engine.EndpointGrant{MAC: "02:42:c0:a8:0b:02"}, nil
 		},
 		DeleteEndpoint: func(_ context.Context, _, id string) error {
 			h.mu.Lock()
@@ -108,6 +113,42 @@ func (h *host) verbs() Verbs {
 			h.mu.Lock()
 			defer h.mu.Unlock()
 			delete(h.joined, id)
+			return nil
+		},
+		EngineStarted: func() {},
+		RequestPool: func(_ context.Context, r lan.PoolRequest) (string, netip.Prefix, error) {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			if !r.Subnet.IsValid() {
+				r.Subnet = netip.MustParsePrefix("10.250.0.0/24")
+			}
+			id := fmt.Sprintf("%s,%s#%d", r.Subnet, r.Range, len(h.pools))
+			h.pools[id] = r
+			return id, r.Subnet, nil
+		},
+		ReleasePool: func(_ context.Context, id string) error {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			delete(h.pools, id)
+			return nil
+		},
+		RequestAddress: func(_ context.Context, r lan.AddressRequest) (netip.Prefix, error) {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			if _, ok := h.pools[r.PoolID]; !ok {
+				return netip.Prefix{}, lan.Refusef(lan.ErrNotFound, "pool %s is not known", r.PoolID)
+			}
+			addr := r.Addr
+			if !addr.IsValid() {
+				addr = h.next.Addr()
+			}
+			h.addresses[r.PoolID+" "+addr.String()] = r.Name
+			return netip.PrefixFrom(addr, h.pools[r.PoolID].Subnet.Bits()), nil
+		},
+		ReleaseAddress: func(_ context.Context, pool string, addr netip.Addr) error {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			delete(h.addresses, pool+" "+addr.String())
 			return nil
 		},
 	}
@@ -150,6 +191,12 @@ func (h *host) String() string {
 			fmt.Fprintf(&b, " in %s", s)
 		}
 		b.WriteByte('\n')
+	}
+	for _, id := range slices.Sorted(maps.Keys(h.pools)) {
+		fmt.Fprintf(&b, "pool %s\n", id)
+	}
+	for _, id := range slices.Sorted(maps.Keys(h.addresses)) {
+		fmt.Fprintf(&b, "address %s for %q\n", id, h.addresses[id])
 	}
 	return b.String()
 }

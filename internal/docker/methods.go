@@ -21,6 +21,12 @@ func (i ids) check() error {
 	return lan.CheckID("endpoint id", i.EndpointID)
 }
 
+// getCapabilities is the first thing that an engine asks, each time that it starts.
+func (h *Handler) getCapabilities(context.Context, []byte) (ids, any, error) {
+	h.verbs.EngineStarted()
+	return ids{}, capabilities{Scope: "local", ConnectivityScope: "global", GwAllocChecker: true}, nil
+}
+
 func (h *Handler) gwAllocCheck(_ context.Context, q gwAllocCheckRequest) (any, error) {
 	opts, err := q.Options.texts()
 	if err != nil {
@@ -96,7 +102,7 @@ func (h *Handler) createEndpoint(ctx context.Context, q createEndpointRequest) (
 	if ports, ok := q.Options[keyPortMap].([]any); ok {
 		r.Published = len(ports)
 	}
-	mac, err := h.verbs.AddEndpoint(ctx, r)
+	g, err := h.verbs.AddEndpoint(ctx, r)
 	if err != nil {
 		return nil, err
 	}
@@ -104,7 +110,13 @@ func (h *Handler) createEndpoint(ctx context.Context, q createEndpointRequest) (
 	// with the same value.
 	var a createEndpointAnswer
 	if q.Interface.MacAddress == "" {
-		a.Interface.MacAddress = mac
+		a.Interface.MacAddress = g.MAC
+	}
+	if q.Interface.Address == "" && g.IPv4.IsValid() {
+		a.Interface.Address = g.IPv4.String()
+	}
+	if q.Interface.AddressIPv6 == "" && g.IPv6.IsValid() {
+		a.Interface.AddressIPv6 = g.IPv6.String()
 	}
 	return a, nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/lanyard-net/lanyard/internal/lan"
@@ -17,6 +18,9 @@ import (
 type ids struct {
 	NetworkID  string
 	EndpointID string
+	// Of the IPAM half.
+	PoolID  string
+	Address string
 }
 
 func (i ids) which() ids { return i }
@@ -32,7 +36,53 @@ type capabilities struct {
 	GwAllocChecker    bool
 }
 
-type failure struct{ Err string }
+// failure has its text under both names for the IPAM half: Docker reads "Error"
+// there with status 200, and "Err" with any other.
+type failure struct {
+	Err   string
+	Error string `json:",omitempty"`
+}
+
+// ipamCapabilities: no MAC address is wanted at RequestAddress, because Docker would
+// make up a new one at each start, which nobody may change later; and no replay,
+// because what was handed out is on our disk.
+type ipamCapabilities struct{ RequiresMACAddress, RequiresRequestReplay bool }
+
+// addressSpace is the name of our address space, the same for networks of one host
+// and of many: Docker then lets a pool overlap the host's own routes.
+const addressSpace = "lanyard"
+
+type addressSpaces struct{ LocalDefaultAddressSpace, GlobalDefaultAddressSpace string }
+
+type requestPoolRequest struct {
+	ids
+	Pool, SubPool string
+	Options       map[string]string
+	V6            bool
+}
+
+type requestPoolAnswer struct {
+	PoolID string
+	Pool   string
+	Data   map[string]string
+}
+
+// The keys and values of a RequestAddress's options.
+const (
+	keyAddressType  = "RequestAddressType"
+	typeGateway     = "com.docker.network.gateway"
+	keyEndpointName = "com.docker.network.endpoint.name" // 29 and newer
+)
+
+type requestAddressRequest struct {
+	ids
+	Options map[string]string
+}
+
+type requestAddressAnswer struct {
+	Address string
+	Data    map[string]string
+}
 
 // empty is the answer of a call that went well and has nothing to say.
 type empty struct{}
@@ -77,8 +127,10 @@ func jsonType(v any) string {
 
 // ipamData is one address pool of a network.
 type ipamData struct {
-	Pool    string
-	Gateway string // "address/length", "" for none
+	AddressSpace string
+	Pool         string
+	Gateway      string            // "address/length", "" for none
+	AuxAddresses map[string]string // name to "address/length"
 }
 
 type gwAllocCheckRequest struct{ Options networkOptions }
@@ -190,6 +242,15 @@ func subnets(family string, data []ipamData) ([]lan.Subnet, error) {
 		if s.Gateway, err = gateway(family, d.Gateway); err != nil {
 			return nil, err
 		}
+		s.Leased = d.AddressSpace == addressSpace
+		for name, aux := range d.AuxAddresses {
+			p, err := netip.ParsePrefix(aux)
+			if err != nil {
+				return nil, lan.Refusef(lan.ErrInvalid, "%s auxiliary address %s %q: want an address and a length", family, clip(name), clip(aux))
+			}
+			s.Aux = append(s.Aux, p.Addr())
+		}
+		slices.SortFunc(s.Aux, netip.Addr.Compare)
 		out = append(out, s)
 	}
 	return out, nil

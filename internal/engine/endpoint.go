@@ -16,22 +16,22 @@ import (
 	"github.com/lanyard-net/lanyard/internal/store"
 )
 
-// AddEndpoint takes an endpoint in. It returns the endpoint's MAC address where we
-// chose one, "" where the user did or the kind has none. The same request again
-// gets the same answer. It does not wait for the disk, as Join does: nothing is in
-// the kernel yet, and a crash in between costs no more than this start.
-func (e *Engine) AddEndpoint(_ context.Context, r EndpointRequest) (mac string, err error) {
+// AddEndpoint takes an endpoint in. It returns what we chose for it. The same request
+// again gets the same answer. It does not wait for the disk, as Join does: nothing is in
+// the kernel yet, and a crash in between costs no more than this start. Where it chooses
+// an address it may wait for the wire as RequestAddress of package ipam does.
+func (e *Engine) AddEndpoint(ctx context.Context, r EndpointRequest) (g EndpointGrant, err error) {
 	if err := lan.CheckID("endpoint id", r.EndpointID); err != nil {
-		return "", err
+		return g, err
 	}
 	n, err := e.network(r.NetworkID)
 	if err != nil {
-		return "", err
+		return g, err
 	}
 	n.use.RLock()
 	defer n.use.RUnlock()
 	if n, err = e.network(r.NetworkID); err != nil {
-		return "", err // deleted while we waited
+		return g, err // deleted while we waited
 	}
 	rec := lan.Endpoint{
 		ID: r.EndpointID, NetworkID: r.NetworkID, IPv4: r.IPv4, IPv6: r.IPv6,
@@ -41,30 +41,87 @@ func (e *Engine) AddEndpoint(_ context.Context, r EndpointRequest) (mac string, 
 		rec.IfName = n.rec.IfName
 	}
 	if rec.MAC, err = checkMAC(n, r.MAC); err != nil {
-		return "", err
+		return g, err
 	}
 	for _, addr := range []netip.Prefix{r.IPv4, r.IPv6} {
 		if err := checkAddress(n, addr); err != nil {
-			return "", err
+			return g, err
 		}
 	}
+	if !n.rec.Own && (len(r.Options.IP) > 0 || r.Options.Identity != "") {
+		return g, lan.Refusef(lan.ErrInvalid, "driver options ip and identity are for networks with -o subnet=, where lanyard chooses the address after it knows them; try: --ip")
+	}
+	var ops []store.Op
+	if n.rec.Own {
+		var undo func()
+		if ops, undo, err = e.give(ctx, n, &rec, r); err != nil {
+			return g, err
+		}
+		defer func() {
+			if err != nil {
+				undo()
+			}
+		}()
+		g.IPv4, g.IPv6 = rec.IPv4, rec.IPv6
+	}
 
-	mac, again, err := e.reserve(n, rec)
+	mac, again, err := e.reserve(n, rec, ops)
 	if err != nil {
-		return "", err
+		return g, err
 	}
 	if !again && r.Published > 0 {
 		e.log.Warn("ports cannot be published on a LAN network: the container's own address has them all", "endpoint", rec.ID, "ports", r.Published)
 	}
 	if r.MAC == "" {
-		return mac, nil
+		g.MAC = mac
+	} else if e.ipam.MACSeen(n.rec.Key, mac) && !again {
+		e.log.Warn("the container's MAC address was seen on the wire: if another device has it, neither can be reached", "endpoint", rec.ID, "mac", mac)
 	}
-	return "", nil
+	return g, nil
+}
+
+// give chooses the addresses of an endpoint whose network's subnets are options, or
+// finds those that it has.
+func (e *Engine) give(ctx context.Context, n *network, rec *lan.Endpoint, r EndpointRequest) (ops []store.Op, undo func(), err error) {
+	e.mu.Lock()
+	old := e.endpoints[rec.ID]
+	if old != nil && old.net == n {
+		rec.IPv4, rec.IPv6 = old.rec.IPv4, old.rec.IPv6
+		e.mu.Unlock()
+		return nil, func() {}, nil
+	}
+	e.mu.Unlock()
+	owner := ""
+	switch {
+	case r.Options.Identity != "":
+		owner = "id " + r.Options.Identity
+	case rec.MAC != "":
+		owner = "mac " + rec.MAC
+	}
+	asked := r.Options.IP
+	for _, p := range []netip.Prefix{r.IPv4, r.IPv6} {
+		if p.IsValid() {
+			asked = append(asked, p.Addr())
+		}
+	}
+	addrs, ops, undo, err := e.ipam.Give(ctx, &n.rec.Network, asked, owner)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, p := range addrs {
+		if p.Addr().Is4() {
+			rec.IPv4 = p
+		} else {
+			rec.IPv6 = p
+		}
+	}
+	return ops, undo, nil
 }
 
 // reserve puts an endpoint among those that stand, unless another one stands against
-// it, and returns its MAC address. again reports that the same endpoint is there.
-func (e *Engine) reserve(n *network, rec lan.Endpoint) (mac string, again bool, err error) {
+// it, and returns its MAC address. again reports that the same endpoint is there. ops go
+// to the disk with its record.
+func (e *Engine) reserve(n *network, rec lan.Endpoint, ops []store.Op) (mac string, again bool, err error) {
 	e.dropStale(n, rec)
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -84,9 +141,17 @@ func (e *Engine) reserve(n *network, rec lan.Endpoint) (mac string, again bool, 
 	if rec.MAC == "" && n.rec.Kind == lan.Macvlan {
 		rec.MAC = e.chooseMAC(n, rec)
 	}
+	onWire := rec.MAC
+	if onWire == "" && n.parent != nil {
+		onWire = n.parent.MAC.String()
+	}
+	more, err := e.ipam.Assign(&n.rec.Network, n.rec.Key, &rec, onWire, false)
+	if err != nil {
+		return "", false, err
+	}
 	e.endpoints[rec.ID] = &endpoint{net: n, rec: rec}
 	// Here, so that what Join writes comes later.
-	e.db.Begin(store.PutEndpoint(&rec))
+	e.db.Begin(append(append(ops, more...), store.PutEndpoint(&rec))...)
 	return rec.MAC, false, nil
 }
 
@@ -101,12 +166,9 @@ func clash(n *network, rec lan.Endpoint, old *endpoint) error {
 	if rec.MAC != "" && rec.MAC == old.rec.MAC {
 		return lan.Refusef(lan.ErrConflict, "MAC address %s is in use on parent %s by endpoint %s", rec.MAC, n.rec.Parent, lan.Short(old.rec.ID))
 	}
-	if old.net != n {
-		return nil
-	}
 	for _, pair := range [][2]netip.Prefix{{rec.IPv4, old.rec.IPv4}, {rec.IPv6, old.rec.IPv6}} {
 		if pair[0].IsValid() && pair[0].Addr() == pair[1].Addr() {
-			return lan.Refusef(lan.ErrConflict, "address %s is in use by endpoint %s of the same network", pair[0].Addr(), lan.Short(old.rec.ID))
+			return lan.Refusef(lan.ErrConflict, "address %s is in use on parent %s by endpoint %s of network %s", pair[0].Addr(), n.rec.Parent, lan.Short(old.rec.ID), lan.Short(old.net.rec.ID))
 		}
 	}
 	return nil
@@ -178,7 +240,7 @@ func (e *Engine) chooseMAC(n *network, rec lan.Endpoint) string {
 		sum := sha256.Sum256(fmt.Appendf(nil, "%x %s %s %d", e.db.Salt(), n.rec.Key, seed, try))
 		mac := net.HardwareAddr(sum[:6])
 		mac[0] = mac[0]&^1 | 2 // unicast, locally administered (IEEE 802c)
-		if !e.hasMAC(n.rec.Key, mac.String()) {
+		if !e.hasMAC(n.rec.Key, mac.String()) && (try > 2 || !e.ipam.MACSeen(n.rec.Key, mac.String())) {
 			return mac.String()
 		}
 	}
@@ -258,6 +320,8 @@ func (e *Engine) join(networkID, endpointID, sandbox string) (*Attachment, error
 	e.mu.Lock()
 	ep.rec, ep.left, ep.warned = after, false, false
 	e.mu.Unlock()
+	e.ipam.Joined(ep.net.rec.Key, &after)
+	e.greet(ep.net, after)
 	return attachment(ep.net, after), nil
 }
 
@@ -380,7 +444,8 @@ func (e *Engine) DeleteEndpoint(_ context.Context, networkID, endpointID string)
 
 // remove removes an endpoint that the caller holds.
 func (e *Engine) remove(ep *endpoint) error {
-	if err := e.db.Write(store.DeleteEndpoint(ep.rec.ID)); err != nil {
+	ops := append(e.ipam.Leave(&ep.net.rec.Network, ep.net.rec.Key, &ep.rec), store.DeleteEndpoint(ep.rec.ID))
+	if err := e.db.Write(ops...); err != nil {
 		return err
 	}
 	e.forget(ep.rec.ID)

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/lanyard-net/lanyard/internal/ipam"
 	"github.com/lanyard-net/lanyard/internal/lan"
 	"github.com/lanyard-net/lanyard/internal/link"
 	"github.com/lanyard-net/lanyard/internal/store"
@@ -23,9 +24,11 @@ import (
 // Config is what an engine works with. All fields are required. The engine
 // closes none of them.
 type Config struct {
-	DB    *store.DB
-	Links *link.Links
-	Log   *slog.Logger
+	DB        *store.DB
+	Links     *link.Links
+	Addresses *ipam.Manager
+	State     store.State // of DB
+	Log       *slog.Logger
 }
 
 // Engine holds the networks and endpoints of this host. Its verbs may be called
@@ -34,8 +37,11 @@ type Config struct {
 type Engine struct {
 	db    *store.DB
 	links *link.Links
+	ipam  *ipam.Manager
 	log   *slog.Logger
 	trash bin
+
+	greeter *greeter
 
 	// making is held by whatever makes or removes a network or a parent.
 	// Locks are taken in the order making, network.use, endpoint.verb, mu.
@@ -69,14 +75,14 @@ type endpoint struct {
 	warned bool         // guarded by Engine.mu; the wish for a name was dealt with
 }
 
-// New reads the state. It changes nothing and starts nothing.
+// Addresses are the manager that the engine works with.
+func (e *Engine) Addresses() *ipam.Manager { return e.ipam }
+
+// New takes the state in. It changes nothing and starts nothing.
 func New(c Config) (*Engine, error) {
-	s, err := c.DB.Load()
-	if err != nil {
-		return nil, err
-	}
+	s := c.State
 	e := &Engine{
-		db: c.DB, links: c.Links, log: c.Log,
+		db: c.DB, links: c.Links, ipam: c.Addresses, log: c.Log, greeter: newGreeter(),
 		networks: map[string]*network{}, endpoints: map[string]*endpoint{},
 	}
 	e.trash.remove = func(names []string) {
@@ -85,7 +91,11 @@ func New(c Config) (*Engine, error) {
 		}
 	}
 	for _, rec := range s.Networks {
-		e.networks[rec.ID] = &network{rec: *rec}
+		n := &network{rec: *rec}
+		e.networks[rec.ID] = n
+		if !rec.Making {
+			e.ipam.Known(&n.rec.Network, rec.Key)
+		}
 	}
 	for _, rec := range s.Endpoints {
 		n := e.networks[rec.NetworkID]
@@ -94,6 +104,9 @@ func New(c Config) (*Engine, error) {
 			continue
 		}
 		e.endpoints[rec.ID] = &endpoint{net: n, rec: *rec}
+		if _, err := e.ipam.Assign(&n.rec.Network, n.rec.Key, rec, rec.MAC, true); err != nil {
+			return nil, err
+		}
 	}
 	return e, nil
 }
@@ -106,6 +119,7 @@ const houseKeeping = time.Minute
 func (e *Engine) Run(ctx context.Context) error {
 	e.restore()
 	defer e.trash.wait()
+	defer e.greeter.end()
 	tick := time.NewTicker(houseKeeping)
 	defer tick.Stop()
 	for {

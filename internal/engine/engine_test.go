@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/lanyard-net/lanyard/internal/ipam"
 	"github.com/lanyard-net/lanyard/internal/kerneltest"
 	"github.com/lanyard-net/lanyard/internal/lan"
 	"github.com/lanyard-net/lanyard/internal/link"
@@ -59,7 +60,16 @@ func (b *bench) start() {
 	}
 	b.t.Cleanup(links.Close)
 	b.log = &strings.Builder{}
-	e, err := New(Config{DB: db, Links: links, Log: slog.New(slog.NewTextHandler(b.log, nil))})
+	log := slog.New(slog.NewTextHandler(b.log, nil))
+	state, err := db.Load()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	addresses, err := ipam.New(ipam.Config{DB: db, Links: links, Log: log}, state)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	e, err := New(Config{DB: db, Links: links, Addresses: addresses, State: state, Log: log})
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -138,11 +148,11 @@ func (b *bench) create(id string, opts ...string) {
 
 func (b *bench) add(network, id, addr string) string {
 	b.t.Helper()
-	mac, err := b.AddEndpoint(ctx, EndpointRequest{NetworkID: network, EndpointID: id, IPv4: netip.MustParsePrefix(addr)})
+	g, err := b.AddEndpoint(ctx, EndpointRequest{NetworkID: network, EndpointID: id, IPv4: netip.MustParsePrefix(addr)})
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	return mac
+	return g.MAC
 }
 
 // sandbox is a container: joins, and takes the link as Docker does.
@@ -368,7 +378,7 @@ func TestBadRequests(t *testing.T) {
 		{EndpointRequest{NetworkID: "net1", MAC: "02:00:00:00:00:00:00:01"}, lan.ErrInvalid, "six bytes"},
 		{EndpointRequest{NetworkID: "net1", MAC: strings.ToUpper(mac)}, lan.ErrConflict, "in use on parent eth1 by endpoint ep1"},
 		{EndpointRequest{NetworkID: "net2", MAC: "02:00:00:00:00:01"}, lan.ErrInvalid, "ipvlan interfaces do not support custom mac"},
-		{EndpointRequest{NetworkID: "net1", IPv4: netip.MustParsePrefix("192.168.11.2/16")}, lan.ErrConflict, "192.168.11.2 is in use by endpoint ep1"},
+		{EndpointRequest{NetworkID: "net1", IPv4: netip.MustParsePrefix("192.168.11.2/16")}, lan.ErrConflict, "192.168.11.2 is in use on parent eth1 by endpoint ep1 of network net1"},
 		{EndpointRequest{NetworkID: "net1", IPv4: netip.MustParsePrefix("10.0.0.2/16")}, lan.ErrInvalid, "no subnet"},
 		{EndpointRequest{NetworkID: "net1", IPv6: netip.MustParsePrefix("fd00::2/64")}, lan.ErrInvalid, "no subnet"},
 	} {

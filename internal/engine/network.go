@@ -40,6 +40,14 @@ func (e *Engine) CreateNetwork(_ context.Context, r lan.NetworkRequest) (err err
 		if !old.rec.SameAs(asked) {
 			return lan.Refusef(lan.ErrConflict, "network %s exists with other options", lan.Short(r.ID))
 		}
+		ops, undo, err := e.ipam.Bind(&old.rec.Network, old.rec.Key)
+		if err != nil {
+			return err
+		}
+		if err := e.db.Write(ops...); err != nil {
+			undo()
+			return err
+		}
 		return e.ensureParent(old)
 	}
 	asked.Created = time.Now().UTC()
@@ -57,6 +65,19 @@ func (e *Engine) CreateNetwork(_ context.Context, r lan.NetworkRequest) (err err
 		return lan.Refusef(lan.ErrInvalid, "MTU %d is more than the parent's: %s has %d; try: ip link set %s mtu %d", n.rec.MTU, n.rec.Parent, plan.MTU, n.rec.Parent.Name, n.rec.MTU)
 	}
 
+	if probe {
+		// What is left of conflict detection for a network that has just gone.
+		e.ipam.Unused(n.rec.Key, true)
+	}
+	pools, unbind, err := e.ipam.Bind(&n.rec.Network, n.rec.Key)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			unbind()
+		}
+	}()
 	if n.rec.Making = n.rec.Isolated() || len(plan.Make) > 0; n.rec.Making {
 		if err := e.db.Write(store.PutNetwork(&n.rec)); err != nil {
 			return err
@@ -81,13 +102,14 @@ func (e *Engine) CreateNetwork(_ context.Context, r lan.NetworkRequest) (err err
 	}
 	made := n.rec.Making
 	n.rec.Making = false
-	if err := e.db.Write(store.PutNetwork(&n.rec)); err != nil {
+	if err := e.db.Write(append(pools, store.PutNetwork(&n.rec))...); err != nil {
 		n.rec.Making = made
 		return err
 	}
 	e.mu.Lock()
 	e.networks[n.rec.ID] = n
 	e.mu.Unlock()
+	e.ipam.Wire(&n.rec.Network, n.rec.Key, n.parent)
 	e.log.Info("network created", "network", n.rec.ID, "kind", n.rec.Kind, "mode", n.rec.Mode, "parent", n.parent.Name, "made", n.parent.Mine)
 	if n.rec.Isolated() {
 		e.log.Info("network has no parent: it is isolated on a dummy link", "network", n.rec.ID, "link", n.parent.Name)
@@ -199,7 +221,9 @@ func (e *Engine) ensureParent(n *network) (err error) {
 		return lan.Refusef(lan.ErrConflict, "parent %s was %s when the network was created and is %s now; try: docker network rm, and create it again",
 			n.rec.Parent, wire(n.rec.Key), wire(plan.Key))
 	}
-	parent, err = e.carryOut(n, plan)
+	if parent, err = e.carryOut(n, plan); err == nil {
+		e.ipam.Wire(&n.rec.Network, n.rec.Key, parent)
+	}
 	return err
 }
 
@@ -250,9 +274,11 @@ func (e *Engine) DeleteNetwork(_ context.Context, id string) error {
 
 	gone := e.endpointsOf(n)
 	ops := []store.Op{store.DeleteNetwork(id)}
-	for eid := range gone {
+	for eid, ep := range gone {
 		ops = append(ops, store.DeleteEndpoint(eid))
+		ops = append(ops, e.ipam.Leave(&n.rec.Network, n.rec.Key, &ep.rec)...)
 	}
+	ops = append(ops, e.ipam.Unbind(id)...)
 	if err := e.db.Write(ops...); err != nil {
 		return err
 	}
@@ -268,6 +294,8 @@ func (e *Engine) DeleteNetwork(_ context.Context, id string) error {
 		e.trash.put(ep.rec.LinkName())
 	}
 	if parent != nil {
+		// A probe link on a parent of ours would look like somebody's use.
+		e.ipam.Unused(n.rec.Key, parent.Mine)
 		if err := e.release(parent.Index); err != nil {
 			return fmt.Errorf("network %s is gone, its parent is not: %w", lan.Short(id), err)
 		}

@@ -22,6 +22,14 @@ type EndpointRequest struct {
 	Published int
 }
 
+// EndpointGrant is what we chose for an endpoint: what Docker left to us.
+type EndpointGrant struct {
+	// MAC is the link's address, "" where the user chose it or the kind has none.
+	MAC string
+	// IPv4 and IPv6 are valid for networks whose subnets are options of theirs.
+	IPv4, IPv6 netip.Prefix
+}
+
 // Attachment is how a container is to use its link: the answer to a join.
 type Attachment struct {
 	// SrcName is the link's name in the host's namespace, from where Docker

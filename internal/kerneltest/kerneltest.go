@@ -4,6 +4,7 @@ package kerneltest
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"strings"
@@ -70,6 +71,24 @@ func (h *Host) TryIP(format string, args ...any) (string, error) {
 		return "", fmt.Errorf("ip %s: %w: %s", line, err, out)
 	}
 	return string(out), nil
+}
+
+// Talk sends a datagram to an address, for which the kernel asks the wire who has it.
+// It does not wait for anything.
+func (h *Host) Talk(addr string) {
+	h.t.Helper()
+	err := h.NS.Do(func() error {
+		c, err := net.Dial("udp", net.JoinHostPort(addr, "9"))
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		_, err = c.Write([]byte("x"))
+		return err
+	})
+	if err != nil {
+		h.t.Fatalf("talk to %s: %v", addr, err)
+	}
 }
 
 // Links lists the names of all links in the namespace but the loopback.

@@ -189,8 +189,6 @@ type Endpoint struct {
 	IPv6 netip.Prefix `json:"ipv6,omitzero"`
 	// IfName is the wanted name inside the container, if the user gave one.
 	IfName string `json:"ifname,omitempty"`
-	// Name is the container's, where the engine says it (29 and newer).
-	Name string `json:"name,omitempty"`
 	// Sandbox is the path of the container's network namespace; "" until
 	// Join. It need not exist yet when Join is answered (engines before 28).
 	Sandbox string    `json:"sandbox,omitempty"`

@@ -242,6 +242,12 @@ func (w *twin) check(t tester) {
 		if !slices.Equal(got, idle) {
 			t.Fatalf("idle of %s: %s, want %s", text(r), got, idle)
 		}
+		for range w.set.AllTaken(r) {
+			break // panics if it goes on
+		}
+		for range w.set.AllIdle(r) {
+			break
+		}
 		if nt, ni := w.set.Count(r); nt != uint64(len(taken)) || ni != uint64(len(idle)) {
 			t.Fatalf("count of %s: %d and %d, want %d and %d", text(r), nt, ni, len(taken), len(idle))
 		}
@@ -285,7 +291,10 @@ func (w *twin) checkInside(t tester) {
 			alive := 0
 			for _, q := range []*queue{&v.owned, &v.loose} {
 				over := 0
-				for _, r := range q.rests {
+				for i, r := range q.rests {
+					if up := q.rests[max(0, i-1)/2]; older(up, r) > 0 {
+						t.Fatalf("%v is queued below %v", r, up)
+					}
 					if r.over {
 						over++
 					} else if f.rests[r.n] != r || v.queue(r) != q || !v.span.has(r.n) {

@@ -2,6 +2,7 @@ package pool
 
 import (
 	"math"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"strings"
@@ -314,6 +315,30 @@ func TestQueuesAreBounded(t *testing.T) {
 	}
 	if n := len(s.v4.owned["web"]); n > 9 {
 		t.Errorf("%d entries of one owner for 9 addresses", n)
+	}
+}
+
+// What is left of a queue after most of it went is in order still.
+func TestQueueInOrder(t *testing.T) {
+	s, r := NewSet(), between("10.0.0.1", "10.0.0.200")
+	v := s.View(r)
+	random := rand.New(rand.NewPCG(1, 2))
+	for _, n := range random.Perm(200) {
+		a := nth(r.First, n)
+		s.Take(a)
+		s.Free(a, Idle{Since: at(n)})
+	}
+	gone := random.Perm(200)[:120]
+	for _, n := range gone {
+		s.Take(nth(r.First, n))
+	}
+	for n := range 200 {
+		if slices.Contains(gone, n) {
+			continue
+		}
+		if got, ok := v.Pick(at(200), nil); got != nth(r.First, n) || !ok {
+			t.Fatalf("picked %s, %t; want %s", got, ok, nth(r.First, n))
+		}
 	}
 }
 

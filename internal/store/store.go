@@ -153,6 +153,8 @@ type Address struct {
 	Note   string `json:"note,omitempty"`
 	// Since is when the state began.
 	Since time.Time `json:"since"`
+	// Reservation is what a taken address is again when it is given back.
+	Reservation *Address `json:"reservation,omitempty"`
 }
 
 // Network is the record of a network.

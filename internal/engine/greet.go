@@ -1,0 +1,172 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/lanyard-net/lanyard/internal/acd"
+	"github.com/lanyard-net/lanyard/internal/lan"
+	"github.com/lanyard-net/lanyard/internal/link"
+	"github.com/lanyard-net/lanyard/internal/netns"
+)
+
+const (
+	// startTime is how long a container may take from Join until its link is up,
+	// many started at once included.
+	startTime = time.Minute
+	// engineAnnounces is how soon an engine that announces addresses by itself (28
+	// and newer) does so after the link is up.
+	engineAnnounces = 500 * time.Millisecond
+)
+
+// greeter does for a container what can be done only when the engine has moved its
+// link in: it announces the addresses, where the engine does not, and sets IPv6 up.
+type greeter struct {
+	wg   sync.WaitGroup
+	stop chan struct{}
+
+	mu sync.Mutex
+	// announces are the kinds whose addresses the engine was heard announcing.
+	announces map[lan.Kind]bool
+}
+
+func newGreeter() *greeter {
+	return &greeter{stop: make(chan struct{}), announces: map[lan.Kind]bool{}}
+}
+
+// engineStarted forgets what is known of the engine: another version may have started.
+func (g *greeter) engineStarted() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	clear(g.announces)
+}
+
+// end ends all greetings and waits for them.
+func (g *greeter) end() {
+	close(g.stop)
+	g.wg.Wait()
+}
+
+// EngineStarted is called when an engine gets to know us, as each does when it starts.
+func (e *Engine) EngineStarted() { e.greeter.engineStarted() }
+
+// greet begins to greet a container that was told to join.
+func (e *Engine) greet(n *network, rec lan.Endpoint) {
+	var addrs []netip.Addr
+	if count, _ := n.rec.Announce.Messages(); count > 0 && !n.rec.L3() {
+		for _, p := range []netip.Prefix{rec.IPv4, rec.IPv6} {
+			if p.IsValid() {
+				addrs = append(addrs, p.Addr())
+			}
+		}
+	}
+	g := e.greeter
+	g.mu.Lock()
+	if g.announces[n.rec.Kind] {
+		addrs = nil
+	}
+	g.mu.Unlock()
+	if len(addrs) == 0 && n.rec.IPv6Mode == "" {
+		return
+	}
+	// Before the link is there, so that nothing that the engine sends is missed.
+	// Engines before 28 make the namespace later, and announce nothing.
+	var ear *acd.Ear
+	if len(addrs) > 0 {
+		ns, err := netns.Open(rec.Sandbox)
+		if err == nil {
+			ear, err = acd.NewEar(ns)
+			err = errors.Join(err, ns.Close())
+		}
+		if err != nil {
+			e.log.Debug("the engine's own announcements are not heard", "endpoint", rec.ID, "err", err)
+		}
+	}
+	g.wg.Go(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), startTime)
+		defer cancel()
+		go func() {
+			select {
+			case <-g.stop:
+				cancel()
+			case <-ctx.Done():
+			}
+		}()
+		if ear != nil {
+			defer ear.Close()
+		}
+		if err := e.greetNow(ctx, n, rec, addrs, ear); err != nil && ctx.Err() == nil {
+			e.log.Warn("container not greeted: its address is not announced, or IPv6 not set up", "endpoint", rec.ID, "err", err)
+		}
+	})
+}
+
+func (e *Engine) greetNow(ctx context.Context, n *network, rec lan.Endpoint, addrs []netip.Addr, ear *acd.Ear) error {
+	c, err := awaitContainer(ctx, rec.Sandbox)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	in, err := c.Await(ctx, &rec)
+	if err != nil {
+		return err
+	}
+	if n.rec.IPv6Mode != "" {
+		if err := c.SetIPv6(in.Name, n.rec.IPv6Mode); err != nil {
+			return err
+		}
+	}
+	if len(addrs) == 0 {
+		return nil
+	}
+	missing := addrs
+	if ear != nil {
+		brief, cancel := context.WithTimeout(ctx, engineAnnounces)
+		missing = ear.Announced(brief, addrs)
+		cancel()
+	}
+	if len(missing) == 0 {
+		e.greeter.mu.Lock()
+		e.greeter.announces[n.rec.Kind] = true
+		e.greeter.mu.Unlock()
+		return nil
+	}
+	count, every := n.rec.Announce.Messages()
+	for i := range count {
+		if i > 0 {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(every):
+			}
+		}
+		for _, addr := range missing {
+			err := acd.Announce(acd.Link{NS: c.NS, Index: in.Index}, in.MAC, addr)
+			if again, ferr := c.Find(&rec); err != nil && ferr == nil && again == nil {
+				return nil // the container has ended
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	e.log.Debug("addresses announced", "endpoint", rec.ID, "addresses", missing)
+	return nil
+}
+
+// awaitContainer opens a container's namespace when it is there.
+func awaitContainer(ctx context.Context, path string) (*link.Container, error) {
+	for {
+		if netns.Alive(path) {
+			return link.OpenContainer(path)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}

@@ -1,0 +1,623 @@
+package ipam
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/lanyard-net/lanyard/internal/acd"
+	"github.com/lanyard-net/lanyard/internal/lan"
+	"github.com/lanyard-net/lanyard/internal/pool"
+	"github.com/lanyard-net/lanyard/internal/store"
+)
+
+// Why an address is the one that it is (store.Address.Source).
+const (
+	SourceUser        = "user"        // --ip, or the option ip
+	SourcePool        = "pool"        // the next one
+	SourceIdentity    = "identity"    // the container had it before
+	SourceReservation = "reservation" // an operator reserved it for the container
+)
+
+// giveUp is how many addresses in use by others are found in a row before a request
+// fails.
+const giveUp = 16
+
+// RequestAddress hands an address out, and returns when that is on disk. Where
+// conflict detection is on and no address is probed ahead it blocks for some 0.5 s for
+// each address that it has to look for on the wire.
+func (m *Manager) RequestAddress(ctx context.Context, r lan.AddressRequest) (netip.Prefix, error) {
+	m.mu.Lock()
+	p := m.pools[r.PoolID]
+	if p == nil {
+		m.mu.Unlock()
+		return netip.Prefix{}, lan.Refusef(lan.ErrNotFound, "pool %.200q is not known to lanyard; try: docker network rm, and create the network again", r.PoolID)
+	}
+	switch {
+	case r.Addr.IsValid() && r.Addr.Is4() != p.rec.Subnet.Addr().Is4():
+		m.mu.Unlock()
+		return netip.Prefix{}, lan.Refusef(lan.ErrInvalid, "address %s is not of the family of subnet %s", r.Addr, p.rec.Subnet)
+	case r.Addr.IsValid() && !p.rec.Subnet.Contains(r.Addr) && !r.Gateway:
+		m.mu.Unlock()
+		return netip.Prefix{}, lan.Refusef(lan.ErrInvalid, "address %s is not in subnet %s", r.Addr, p.rec.Subnet)
+	case r.Gateway || r.Addr.IsValid() && len(p.rec.Networks) == 0 && r.Name == "":
+		return m.fix(p, r) // lets mu go
+	}
+	m.mu.Unlock()
+
+	owner := ""
+	if r.Name != "" {
+		owner = "name " + r.Name
+	}
+	g, err := m.grant(ctx, p, want{addr: r.Addr, owner: owner, name: r.Name})
+	if err != nil {
+		return netip.Prefix{}, err
+	}
+	if err := m.db.Write(store.PutAddress(&g.rec)); err != nil {
+		m.takeBack(g)
+		return netip.Prefix{}, err
+	}
+	return netip.PrefixFrom(g.rec.Addr, g.bits), nil
+}
+
+// fix notes a gateway's or an auxiliary address. They stay with the pool until they
+// are released. The caller holds mu, which is let go.
+func (m *Manager) fix(p *place, r lan.AddressRequest) (netip.Prefix, error) {
+	addr, was := r.Addr, p.rec
+	if !addr.IsValid() {
+		whole, err := pool.RangeOf(p.rec.Subnet, netip.Prefix{})
+		if err != nil {
+			m.mu.Unlock()
+			return netip.Prefix{}, err
+		}
+		for addr = whole.First; slices.Contains(p.rec.Aux, addr) && addr != whole.Last; addr = addr.Next() {
+		}
+	}
+	if r.Gateway {
+		p.rec.Gateway = addr
+	} else if !slices.Contains(p.rec.Aux, addr) {
+		if who := m.holder(p.space, addr, nil); who != "" && p.space.users[addr] != nil {
+			m.mu.Unlock()
+			return netip.Prefix{}, lan.Refusef(lan.ErrConflict, "auxiliary address %s%s is %s", addr, p.space.on(), who)
+		}
+		p.rec.Aux = append(slices.Clone(p.rec.Aux), addr)
+	}
+	rec := p.rec
+	m.mu.Unlock()
+	if err := m.db.Write(store.PutPool(&rec)); err != nil {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		p.rec.Gateway, p.rec.Aux = was.Gateway, was.Aux
+		return netip.Prefix{}, err
+	}
+	return netip.PrefixFrom(addr, p.rec.Subnet.Bits()), nil
+}
+
+// want is what is asked for.
+type want struct {
+	addr  netip.Addr // zero: any
+	owner string     // who asks, "" if that is not certain
+	name  string     // the container's name, "" if it is not known
+}
+
+// grant is an address that was handed out, in memory.
+type grant struct {
+	space *space
+	rec   store.Address
+	bits  int
+	was   *pool.Idle // what it was before; nil: new
+}
+
+// grant chooses an address, and holds it for the caller to write g.rec or to call
+// takeBack.
+func (m *Manager) grant(ctx context.Context, p *place, w want) (*grant, error) {
+	for range giveUp {
+		m.mu.Lock()
+		if m.pools[p.rec.ID] != p {
+			m.mu.Unlock()
+			return nil, lan.Refusef(lan.ErrNotFound, "pool %s was removed meanwhile", p.rec.ID)
+		}
+		g, probed, err := m.choose(p, w)
+		if err != nil {
+			m.mu.Unlock()
+			return nil, err
+		}
+		wire := g.space.wire
+		if probed || wire == nil || wire.acd == nil || p.rec.Policy.NoACD {
+			m.mu.Unlock()
+			m.ring()
+			return g, nil
+		}
+		m.mu.Unlock()
+		mac, err := wire.acd.Probe(ctx, g.rec.Addr, acd.Quick())
+		if err != nil {
+			m.log.Warn("address not probed", "address", g.rec.Addr, "wire", wireText(g.space.key), "err", err)
+		}
+		if mac == nil {
+			m.ring()
+			return g, nil
+		}
+		m.takeBack(g)
+		m.mu.Lock()
+		m.meet(g.space, g.rec.Addr, mac.String(), conflictRetry)
+		g.space.conflictsSeen++
+		m.mu.Unlock()
+		m.log.Warn("address is in use by another on the wire", "address", g.rec.Addr, "mac", mac.String(), "wire", wireText(g.space.key), "asked_by", w.name)
+		if w.addr.IsValid() {
+			return nil, lan.Refusef(lan.ErrConflict, "address %s is in use%s by %s, which answered just now; try: another address, or -o acd=off", w.addr, g.space.on(), mac)
+		}
+	}
+	return nil, lan.Refusef(lan.ErrConflict, "the wire%s answered for %d addresses of pool %s in a row; try: lanyard pool inspect", p.space.on(), giveUp, p.rec.ID)
+}
+
+// choose takes an address in memory; probed says that it need not be probed. The
+// caller holds mu.
+func (m *Manager) choose(p *place, w want) (g *grant, probed bool, err error) {
+	hosts := m.hosts()
+	if w.addr.IsValid() {
+		return m.chooseThis(p, w, hosts)
+	}
+	places := m.family(p)
+	sp := p.space
+	take := func(q *place, addr netip.Addr, source string) *grant {
+		return m.take(q, addr, w, source)
+	}
+	if w.name != "" {
+		for addr, r := range sp.reserved {
+			for _, q := range places {
+				if r.Name == w.name && q.rec.Subnet.Contains(addr) && !sp.set.Taken(addr) {
+					return take(q, addr, SourceReservation), false, nil
+				}
+			}
+		}
+	}
+	free := func(addr netip.Addr) bool { return m.available(sp, addr, hosts) }
+	if w.owner != "" && p.rec.Policy.Sticky() {
+		for _, q := range places {
+			if i := slices.IndexFunc(q.stock, func(r *ready) bool { return r.was != nil && r.was.Owner == w.owner }); i >= 0 && free(q.stock[i].addr) {
+				r := q.stock[i]
+				r.giveBack(sp)
+				q.stock = slices.Delete(q.stock, i, i+1)
+				return take(q, r.addr, SourceIdentity), !r.at.IsZero(), nil
+			}
+			if addr, ok := sp.set.LastOf(w.owner, subnetRun(q)); ok && free(addr) {
+				i, _ := sp.set.IdleAt(addr)
+				return take(q, addr, SourceIdentity), sp.watchedSince(i.Since), nil
+			}
+		}
+	}
+	// One that is being probed is next in line as well: it is asked for again, quickly.
+	for _, q := range places {
+		for _, probed := range []bool{true, false} {
+			for i, r := range q.stock {
+				if r.at.IsZero() == probed || !free(r.addr) {
+					continue
+				}
+				q.stock = slices.Delete(q.stock, i, i+1)
+				r.giveBack(sp)
+				return take(q, r.addr, SourcePool), probed, nil
+			}
+		}
+	}
+	for range 2 {
+		for _, q := range places {
+			rested := time.Now().Add(-q.rec.Policy.GraceTime())
+			was := idleOf(sp)
+			if addr, ok := q.view.Pick(rested, func(a netip.Addr) bool { was.note(a); return !free(a) }); ok {
+				g := m.granted(q, addr, w, SourcePool)
+				g.was = was.of(addr)
+				return g, false, nil
+			}
+		}
+		// The last addresses may be in a stock, or in the middle of a probe.
+		if !m.emptyStocks(sp) {
+			break
+		}
+	}
+	return nil, false, m.exhausted(places, hosts)
+}
+
+// subnetRun is all of a pool's subnet, because a user's --ip may be outside the range.
+func subnetRun(p *place) pool.Range {
+	if run, err := pool.RangeOf(p.rec.Subnet, netip.Prefix{}); err == nil {
+		return run
+	}
+	return p.run
+}
+
+// noted remembers what the last idle candidates were.
+type noted struct {
+	sp   *space
+	addr netip.Addr
+	was  *pool.Idle
+}
+
+func idleOf(sp *space) *noted { return &noted{sp: sp} }
+
+func (n *noted) note(a netip.Addr) {
+	n.addr, n.was = a, nil
+	if i, ok := n.sp.set.IdleAt(a); ok {
+		n.was = &i
+	}
+}
+
+func (n *noted) of(a netip.Addr) *pool.Idle {
+	if n.addr == a {
+		return n.was
+	}
+	return nil
+}
+
+// chooseThis takes the address that the user wants, or says who has it. The caller
+// holds mu.
+func (m *Manager) chooseThis(p *place, w want, hosts map[netip.Addr]string) (*grant, bool, error) {
+	sp := p.space
+	whole := subnetRun(p)
+	if !whole.Contains(w.addr) {
+		return nil, false, lan.Refusef(lan.ErrInvalid, "address %s is the network's or the broadcast address of subnet %s", w.addr, p.rec.Subnet)
+	}
+	probed := false
+	for _, q := range m.placesIn(sp) {
+		if i := slices.IndexFunc(q.stock, func(r *ready) bool { return r.addr == w.addr }); i >= 0 {
+			probed = !q.stock[i].at.IsZero()
+			q.stock[i].giveBack(sp)
+			q.stock = slices.Delete(q.stock, i, i+1)
+		}
+	}
+	c := sp.conflicts[w.addr]
+	delete(sp.conflicts, w.addr) // to be asked again, because the user wants it
+	who := ""
+	// Engines before 29 do not say who asks: --ip is then word enough.
+	if r := sp.reserved[w.addr]; r == nil || r.Name == "" || w.name != "" && r.Name != w.name || sp.set.Taken(w.addr) {
+		who = m.holder(sp, w.addr, hosts)
+	}
+	if c != nil && (p.rec.Policy.NoACD || sp.wire == nil) {
+		sp.conflicts[w.addr] = c
+	}
+	if who != "" {
+		return nil, false, lan.Refusef(lan.ErrConflict, "address %s%s is %s", w.addr, sp.on(), who)
+	}
+	if i, ok := sp.set.IdleAt(w.addr); ok {
+		probed = probed || sp.watchedSince(i.Since) && c == nil
+	}
+	return m.take(p, w.addr, w, SourceUser), probed, nil
+}
+
+// take hands out an address that is not taken. The caller holds mu.
+func (m *Manager) take(p *place, addr netip.Addr, w want, source string) *grant {
+	var was *pool.Idle
+	if i, ok := p.space.set.IdleAt(addr); ok {
+		was = &i
+	}
+	p.space.set.Take(addr)
+	g := m.granted(p, addr, w, source)
+	g.was = was
+	return g
+}
+
+// granted is the grant of an address that the set has as taken. The caller holds mu.
+func (m *Manager) granted(p *place, addr netip.Addr, w want, source string) *grant {
+	sp := p.space
+	sp.handed[addr] = time.Now()
+	g := &grant{space: sp, bits: p.rec.Subnet.Bits(), rec: store.Address{
+		Space: sp.key, Addr: addr, State: store.Taken, Pool: p.rec.ID, Owner: w.owner, Name: w.name, Source: source, Since: time.Now().UTC(),
+	}}
+	g.rec.Reservation = sp.reserved[addr]
+	return g
+}
+
+// takeBack undoes a grant.
+func (m *Manager) takeBack(g *grant) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(g.space.handed, g.rec.Addr)
+	if g.was != nil {
+		g.space.set.Free(g.rec.Addr, *g.was)
+	} else {
+		g.space.set.Forget(g.rec.Addr)
+	}
+}
+
+// available reports whether an address that is not taken may be given to anybody. The
+// caller holds mu.
+func (m *Manager) available(sp *space, addr netip.Addr, hosts map[netip.Addr]string) bool {
+	_, host := hosts[addr]
+	return !host && sp.reserved[addr] == nil && sp.conflicts[addr] == nil && m.fixed(sp, addr) == ""
+}
+
+// exhausted says why there is no address, and who holds them. The caller holds mu.
+func (m *Manager) exhausted(places []*place, hosts map[netip.Addr]string) error {
+	var b strings.Builder
+	sp := places[0].space
+	for i, p := range places {
+		if i > 0 {
+			b.WriteString("; ")
+		}
+		s := m.count(p, hosts)
+		fmt.Fprintf(&b, "pool %s%s is full: of %d addresses %d are held", p.rec.ID, sp.on(), s.Size, s.Used)
+		for _, part := range []struct {
+			n    uint64
+			what string
+		}{{s.Reserved, "set aside"}, {s.Resting, "kept for containers that may come back"}, {s.Conflicting, "used by others on the wire"}} {
+			if part.n > 0 {
+				fmt.Fprintf(&b, ", %d %s", part.n, part.what)
+			}
+		}
+	}
+	var who []string
+	for addr := range sp.set.AllTaken(places[0].run) {
+		if len(who) == 3 {
+			who = append(who, "...")
+			break
+		}
+		if u := sp.users[addr]; u != nil {
+			name := m.nameOf(sp, addr)
+			if name == "" {
+				name = "endpoint " + lan.Short(u.endpoint)
+			}
+			who = append(who, fmt.Sprintf("%s by %s", addr, name))
+		}
+	}
+	if len(who) > 0 {
+		fmt.Fprintf(&b, " (%s)", strings.Join(who, ", "))
+	}
+	b.WriteString("; try: lanyard address ls, lanyard address release, a second --subnet, or a wider --ip-range")
+	return lan.Refusef(lan.ErrConflict, "%s", b.String())
+}
+
+// ReleaseAddress takes an address back, and returns when that is on disk. One that is
+// not held is success: engines release gateways that they were only told of, and more
+// than once. While an endpoint of ours has the address it stays held.
+func (m *Manager) ReleaseAddress(_ context.Context, poolID string, addr netip.Addr) error {
+	m.mu.Lock()
+	p := m.pools[poolID]
+	if p == nil {
+		m.mu.Unlock()
+		return nil
+	}
+	sp := p.space
+	u, held := sp.users[addr], sp.handed[addr]
+	switch i := slices.Index(p.rec.Aux, addr); {
+	case u != nil:
+		u.released = true
+		m.mu.Unlock()
+		return nil
+	case !held.IsZero():
+		m.mu.Unlock()
+		return m.free(sp, addr)
+	case p.rec.Gateway == addr:
+		p.rec.Gateway = netip.Addr{}
+	case i >= 0:
+		p.rec.Aux = slices.Delete(slices.Clone(p.rec.Aux), i, i+1)
+	default:
+		m.mu.Unlock()
+		return nil
+	}
+	rec := p.rec
+	m.mu.Unlock()
+	return m.db.Write(store.PutPool(&rec))
+}
+
+// free lets an address rest that was handed out and has no endpoint.
+func (m *Manager) free(sp *space, addr netip.Addr) error {
+	op, err := m.letGo(sp, addr)
+	if err != nil || op == nil {
+		return err
+	}
+	return m.db.Write(*op)
+}
+
+// letGo makes an address that was handed out idle, in memory, and returns what is to be
+// written; nil if it was not handed out.
+func (m *Manager) letGo(sp *space, addr netip.Addr) (*store.Op, error) {
+	rec, err := m.db.Address(sp.key, addr)
+	if err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, ok := sp.handed[addr]; !ok {
+		return nil, nil
+	}
+	delete(sp.handed, addr)
+	now := time.Now().UTC()
+	var op store.Op
+	switch r := sp.reserved[addr]; {
+	case r != nil:
+		sp.set.Forget(addr)
+		op = store.PutAddress(r)
+	case rec == nil:
+		// An endpoint of a network with another IPAM driver had it.
+		sp.set.Forget(addr)
+		return nil, nil
+	default:
+		rec.State, rec.Since = store.Idle, now
+		sp.set.Free(addr, pool.Idle{Since: now, Owner: rec.Owner})
+		op = store.PutAddress(rec)
+	}
+	m.ring()
+	return &op, nil
+}
+
+// Give chooses the addresses of an endpoint on a network whose subnets are options: one
+// of each family that it has subnets of. asked are those that the user wants, owner is
+// who the container is, "" if that is not certain. It returns what is to be written
+// before Docker hears of them; undo takes them back.
+func (m *Manager) Give(ctx context.Context, n *lan.Network, asked []netip.Addr, owner string) (addrs []netip.Prefix, ops []store.Op, undo func(), err error) {
+	var grants []*grant
+	undo = func() {
+		for _, g := range grants {
+			m.takeBack(g)
+		}
+	}
+	defer func() {
+		if err != nil {
+			undo()
+		}
+	}()
+	for _, a := range asked {
+		if _, ok := n.SubnetOf(a); !ok {
+			return nil, nil, nil, lan.Refusef(lan.ErrInvalid, "address %s is in no subnet of network %s", a, lan.Short(n.ID))
+		}
+	}
+	for _, subnets := range [][]lan.Subnet{n.IPv4, n.IPv6} {
+		if len(subnets) == 0 {
+			continue
+		}
+		w := want{owner: owner}
+		at := 0
+		for _, a := range asked {
+			if i := slices.IndexFunc(subnets, func(s lan.Subnet) bool { return s.Pool.Contains(a) }); i >= 0 {
+				w.addr, at = a, i
+			}
+		}
+		m.mu.Lock()
+		p := m.ownPlace(n.ID, subnets[at].Pool)
+		m.mu.Unlock()
+		if p == nil {
+			return nil, nil, nil, lan.Refusef(lan.ErrNotFound, "subnet %s of network %s has no pool", subnets[at].Pool, lan.Short(n.ID))
+		}
+		g, err := m.grant(ctx, p, w)
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		grants = append(grants, g)
+		addrs = append(addrs, netip.PrefixFrom(g.rec.Addr, g.bits))
+		ops = append(ops, store.PutAddress(&g.rec))
+	}
+	return addrs, ops, undo, nil
+}
+
+// ownPlace is the pool of a subnet that is an option of a network. The caller holds mu.
+func (m *Manager) ownPlace(networkID string, subnet netip.Prefix) *place {
+	for _, p := range m.pools {
+		if p.rec.Subnet == subnet && slices.Contains(p.rec.Networks, networkID) {
+			return p
+		}
+	}
+	return nil
+}
+
+// Assign makes an endpoint known that is to have its addresses, or says who has one of
+// them. It does not block. mac is the link's, or its parent's where it has none of its
+// own. again is for endpoints that stand since before.
+func (m *Manager) Assign(n *lan.Network, key string, e *lan.Endpoint, mac string, again bool) (ops []store.Op, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	sp := m.space(key)
+	for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
+		addr := p.Addr()
+		if !p.IsValid() || again {
+			continue
+		}
+		if u := sp.users[addr]; u != nil && u.endpoint != e.ID {
+			return nil, lan.Refusef(lan.ErrConflict, "address %s%s is %s", addr, sp.on(), m.holder(sp, addr, nil))
+		}
+		_, handed := sp.handed[addr]
+		subnet, _ := n.SubnetOf(addr)
+		managed := subnet.Leased || n.Own
+		if handed != managed && sp.users[addr] == nil {
+			if handed {
+				return nil, lan.Refusef(lan.ErrConflict, "address %s%s is %s", addr, sp.on(), m.holder(sp, addr, nil))
+			}
+			if sp.set.Taken(addr) && m.unstock(sp, addr) {
+				handed = false
+			}
+			if managed {
+				// Handed out so long ago that it was taken back.
+				if who := m.holder(sp, addr, nil); who != "" {
+					return nil, lan.Refusef(lan.ErrConflict, "address %s%s is %s", addr, sp.on(), who)
+				}
+				ops = append(ops, store.PutAddress(&store.Address{
+					Space: sp.key, Addr: addr, State: store.Taken, Source: SourcePool, Since: time.Now().UTC(),
+				}))
+			}
+		}
+	}
+	for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
+		if addr := p.Addr(); p.IsValid() {
+			sp.set.Take(addr)
+			delete(sp.handed, addr)
+			sp.users[addr] = &user{endpoint: e.ID, network: n.ID, mac: mac, sandbox: e.Sandbox}
+		}
+	}
+	return ops, nil
+}
+
+// Joined notes where an endpoint's addresses live.
+func (m *Manager) Joined(key string, e *lan.Endpoint) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
+		if u := m.space(key).users[p.Addr()]; p.IsValid() && u != nil && u.endpoint == e.ID {
+			u.sandbox = e.Sandbox
+		}
+	}
+}
+
+// Leave takes an endpoint's addresses from it. Those that Docker's IPAM driver of ours
+// gave it stay held until Docker gives them back; others are free. It returns what is to
+// be written with the endpoint's removal.
+func (m *Manager) Leave(n *lan.Network, key string, e *lan.Endpoint) (ops []store.Op) {
+	if n.Own {
+		// The record that Give made may be on its way to the disk.
+		m.write("addresses")
+	}
+	for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
+		if !p.IsValid() {
+			continue
+		}
+		m.mu.Lock()
+		addr, sp := p.Addr(), m.space(key)
+		u := sp.users[addr]
+		if u == nil || u.endpoint != e.ID {
+			m.mu.Unlock()
+			continue
+		}
+		delete(sp.users, addr)
+		sp.ours[u.mac] = time.Now()
+		sp.handed[addr] = time.Now()
+		subnet, _ := n.SubnetOf(addr)
+		keep := subnet.Leased && !u.released
+		m.mu.Unlock()
+		if keep {
+			continue
+		}
+		op, err := m.letGo(sp, addr)
+		if err != nil {
+			m.log.Error("address stays held", "address", addr, "err", err)
+		}
+		if op != nil {
+			ops = append(ops, *op)
+		}
+	}
+	return ops
+}
+
+// MACSeen reports whether somebody else on the wire has this MAC address.
+func (m *Manager) MACSeen(key, mac string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	_, ok := m.space(key).seen[mac]
+	return ok
+}
+
+// write is db.Write for what only the log can hear of.
+func (m *Manager) write(what string, ops ...store.Op) {
+	if err := m.db.Write(ops...); err != nil {
+		m.log.Error("not written", "what", what, "err", err)
+	}
+}
+
+// parseHW is for MAC addresses that were checked when they came.
+func parseHW(s string) net.HardwareAddr {
+	mac, err := net.ParseMAC(s)
+	if err != nil {
+		return nil
+	}
+	return mac
+}

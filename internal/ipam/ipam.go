@@ -1,0 +1,346 @@
+// Package ipam hands out addresses: it is lanyard's half of Docker's IPAM driver
+// protocol, and what chooses addresses for networks whose subnets are options.
+//
+// An address belongs to a space, the allocation domain of one wire (a parent and its
+// VLAN): two networks on one wire never get the same address, and two wires may have
+// the same subnet. Docker's IPAM calls name no network and no parent, so a pool is in
+// a space of its own from RequestPool until the network that it was asked for is
+// created, and is moved to the network's wire then.
+//
+// What Docker was told is on disk first. Addresses probed ahead (the stock) and
+// conflicts are in memory alone: they are found out again.
+package ipam
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/lanyard-net/lanyard/internal/lan"
+	"github.com/lanyard-net/lanyard/internal/link"
+	"github.com/lanyard-net/lanyard/internal/netns"
+	"github.com/lanyard-net/lanyard/internal/pool"
+	"github.com/lanyard-net/lanyard/internal/store"
+)
+
+// Config is what a Manager works with. All fields are required; it closes none.
+type Config struct {
+	DB    *store.DB
+	Links *link.Links
+	Log   *slog.Logger
+}
+
+// Manager holds the pools and addresses of this host. Its methods may be called at
+// the same time, and before Run.
+type Manager struct {
+	db    *store.DB
+	links *link.Links
+	log   *slog.Logger
+	// bell wakes Run.
+	bell chan struct{}
+
+	mu     sync.Mutex // guards what follows and all that hangs on it
+	pools  map[string]*place
+	spaces map[string]*space
+	// moved is closed, and made anew, when a pool is bound or released.
+	moved chan struct{}
+	// room holds the probe links; nil until the first one.
+	room *netns.NS
+	// late is work of Run's own: what must not be done under mu.
+	late []func(context.Context)
+}
+
+// place is a pool that stands.
+type place struct {
+	rec   store.Pool
+	space *space
+	run   pool.Range
+	view  *pool.View
+	stock []*ready
+}
+
+// space is an allocation domain.
+type space struct {
+	key   string
+	set   *pool.Set
+	nets  map[string]*lan.Network
+	users map[netip.Addr]*user
+	// handed are the addresses that Docker has and no endpoint of ours, by when
+	// they came to be so.
+	handed    map[netip.Addr]time.Time
+	reserved  map[netip.Addr]*store.Address
+	conflicts map[netip.Addr]*conflict
+	// ours are MAC addresses that containers had until a moment ago.
+	ours map[string]time.Time
+	// seen are MAC addresses of others on the wire.
+	seen map[string]time.Time
+	wire *wire
+	// Events since the start: addresses that were about to be handed out, or were a
+	// container's, and that another was found to use; announcements in defence.
+	conflictsSeen, defended uint64
+}
+
+// user is an endpoint that has an address.
+type user struct {
+	endpoint, network string
+	mac               string
+	sandbox           string
+	released          bool // Docker has given the address back already
+	defended          time.Time
+	rival             *conflict // the last one that used the address as well
+}
+
+// conflict is an address that something on the wire uses which is not ours.
+type conflict struct {
+	mac         string
+	first, last time.Time
+	retry       time.Time
+	tries       int
+	asking      bool
+}
+
+// New reads the pools and addresses. It changes nothing and starts nothing. Endpoints
+// that stand are made known with Assign.
+func New(c Config, s store.State) (*Manager, error) {
+	m := &Manager{
+		db: c.DB, links: c.Links, log: c.Log, bell: make(chan struct{}, 1),
+		pools: map[string]*place{}, spaces: map[string]*space{}, moved: make(chan struct{}),
+	}
+	now := time.Now()
+	for _, a := range s.Addresses {
+		sp := m.space(a.Space)
+		switch sp.set.Take(a.Addr); a.State {
+		case store.Taken:
+			sp.handed[a.Addr] = now
+			if a.Reservation != nil {
+				sp.reserved[a.Addr] = a.Reservation
+			}
+		case store.Idle:
+			sp.set.Free(a.Addr, pool.Idle{Since: a.Since, Owner: a.Owner})
+		case store.Reserved:
+			sp.set.Forget(a.Addr)
+			sp.reserved[a.Addr] = a
+		default:
+			return nil, fmt.Errorf("address %s on record is %q: a newer lanyard wrote it", a.Addr, a.State)
+		}
+	}
+	for _, rec := range s.Pools {
+		run, err := pool.RangeOf(rec.Subnet, rec.Range)
+		if err != nil {
+			return nil, fmt.Errorf("pool %s on record: %w", rec.ID, err)
+		}
+		p := &place{rec: *rec, run: run}
+		m.pools[rec.ID] = p
+		m.settle(p, rec.Space)
+	}
+	return m, nil
+}
+
+// space finds or makes a space. The caller holds mu.
+func (m *Manager) space(key string) *space {
+	sp := m.spaces[key]
+	if sp == nil {
+		sp = &space{
+			key: key, set: pool.NewSet(), nets: map[string]*lan.Network{}, users: map[netip.Addr]*user{}, handed: map[netip.Addr]time.Time{},
+			reserved: map[netip.Addr]*store.Address{}, conflicts: map[netip.Addr]*conflict{},
+			ours: map[string]time.Time{}, seen: map[string]time.Time{},
+		}
+		m.spaces[key] = sp
+	}
+	return sp
+}
+
+// private is the key of the space that a pool has before its wire is known.
+func private(id string) string { return "pool " + id }
+
+func (s *space) private() bool { return strings.HasPrefix(s.key, "pool ") }
+
+// settle puts a pool into a space. The caller holds mu.
+func (m *Manager) settle(p *place, key string) {
+	m.unsettle(p)
+	p.rec.Space, p.space = key, m.space(key)
+	p.view = p.space.set.View(p.run)
+}
+
+// unsettle takes a pool out of its space, and its stock back. The caller holds mu.
+func (m *Manager) unsettle(p *place) {
+	if p.space == nil {
+		return
+	}
+	for _, r := range p.stock {
+		r.giveBack(p.space)
+	}
+	p.stock = nil
+	p.view.Close()
+	old := p.space
+	p.space = nil
+	if old.private() {
+		delete(m.spaces, old.key)
+	}
+}
+
+// placesIn are the pools of a space, oldest first. The caller holds mu.
+func (m *Manager) placesIn(sp *space) []*place {
+	var list []*place
+	for _, p := range m.pools {
+		if p.space == sp {
+			list = append(list, p)
+		}
+	}
+	slices.SortFunc(list, func(a, b *place) int { return byAge(&a.rec, &b.rec) })
+	return list
+}
+
+func byAge(a, b *store.Pool) int {
+	if c := a.Created.Compare(b.Created); c != 0 {
+		return c
+	}
+	return strings.Compare(a.ID, b.ID)
+}
+
+// pick is what is chosen from for a request of pool p: it, and after it the other pools
+// of its networks that are of its family. The caller holds mu.
+func (m *Manager) family(p *place) []*place {
+	list := []*place{p}
+	for _, q := range m.placesIn(p.space) {
+		shares := slices.ContainsFunc(q.rec.Networks, func(id string) bool { return slices.Contains(p.rec.Networks, id) })
+		if q != p && shares && q.rec.Subnet.Addr().Is4() == p.rec.Subnet.Addr().Is4() {
+			list = append(list, q)
+		}
+	}
+	return list
+}
+
+// fixed says whose gateway or auxiliary address an address is, "" for nobody's. The
+// caller holds mu.
+func (m *Manager) fixed(sp *space, addr netip.Addr) string {
+	for id, n := range sp.nets {
+		for _, s := range n.Subnets(addr) {
+			switch {
+			case s.Gateway == addr && !(s.Pool.IsSingleIP()):
+				return "the gateway of network " + lan.Short(id)
+			case slices.Contains(s.Aux, addr):
+				return "an auxiliary address of network " + lan.Short(id)
+			}
+		}
+	}
+	for _, p := range m.pools {
+		if p.space != sp || p.rec.Subnet.IsSingleIP() {
+			continue
+		}
+		switch {
+		case p.rec.Gateway == addr:
+			return "the gateway of pool " + p.rec.ID
+		case slices.Contains(p.rec.Aux, addr):
+			return "an auxiliary address of pool " + p.rec.ID
+		}
+	}
+	return ""
+}
+
+// ring wakes Run.
+func (m *Manager) ring() {
+	select {
+	case m.bell <- struct{}{}:
+	default:
+	}
+}
+
+// announceMove wakes those who wait for a pool to be bound or released. The caller
+// holds mu.
+func (m *Manager) announceMove() {
+	close(m.moved)
+	m.moved = make(chan struct{})
+}
+
+// wireText is a key as a user reads it: "eth1, VLAN 802.1Q:100".
+func wireText(key string) string { return strings.ReplaceAll(key, "|", ", VLAN ") }
+
+// on says where a space is.
+func (s *space) on() string {
+	if s.private() {
+		return ""
+	}
+	return " on " + wireText(s.key)
+}
+
+// holder says who has an address and why it cannot be had, "" if nobody. The caller
+// holds mu.
+func (m *Manager) holder(sp *space, addr netip.Addr, hosts map[netip.Addr]string) string {
+	if u := sp.users[addr]; u != nil {
+		text := "held by endpoint " + lan.Short(u.endpoint) + " of network " + lan.Short(u.network)
+		if name := m.nameOf(sp, addr); name != "" {
+			text = "held by container " + name + " (" + text[len("held by "):] + ")"
+		}
+		return text
+	}
+	if since, ok := sp.handed[addr]; ok {
+		who := "a container that is starting or was cut off"
+		if name := m.nameOf(sp, addr); name != "" {
+			who = "container " + name
+		}
+		return fmt.Sprintf("held for %s since %s", who, since.Local().Format(time.TimeOnly))
+	}
+	if who := m.fixed(sp, addr); who != "" {
+		return who
+	}
+	if on, ok := hosts[addr]; ok {
+		return "this host's own address, on " + on
+	}
+	if r := sp.reserved[addr]; r != nil {
+		return reservedText(r)
+	}
+	if c := sp.conflicts[addr]; c != nil {
+		return fmt.Sprintf("used by %s on the wire, seen %s", c.mac, c.last.Local().Format(time.TimeOnly))
+	}
+	return ""
+}
+
+func reservedText(r *store.Address) string {
+	text := "reserved"
+	if r.Name != "" {
+		text += " for container " + r.Name
+	}
+	if r.Note != "" {
+		text += " (" + r.Note + ")"
+	}
+	return text
+}
+
+// nameOf is the name of the container that has an address, "" if it is not known.
+func (m *Manager) nameOf(sp *space, addr netip.Addr) string {
+	if a, err := m.db.Address(sp.key, addr); err == nil && a != nil {
+		return a.Name
+	}
+	return ""
+}
+
+// hosts are this host's own addresses; none where they cannot be read, which is
+// logged.
+func (m *Manager) hosts() map[netip.Addr]string {
+	owners, err := m.links.AddrOwners()
+	if err != nil {
+		m.log.Error("this host's addresses not listed", "err", err)
+	}
+	return owners
+}
+
+// networksOf are the IDs of a pool's networks in short.
+func networksOf(rec *store.Pool) string {
+	short := make([]string, len(rec.Networks))
+	for i, id := range rec.Networks {
+		short[i] = lan.Short(id)
+	}
+	return strings.Join(short, ", ")
+}
+
+// sortedAddrs are the keys of a map in order.
+func sortedAddrs[V any](of map[netip.Addr]V) []netip.Addr {
+	return slices.SortedFunc(maps.Keys(of), netip.Addr.Compare)
+}

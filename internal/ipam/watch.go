@@ -1,0 +1,595 @@
+package ipam
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/lanyard-net/lanyard/internal/acd"
+	"github.com/lanyard-net/lanyard/internal/lan"
+	"github.com/lanyard-net/lanyard/internal/link"
+	"github.com/lanyard-net/lanyard/internal/netns"
+	"github.com/lanyard-net/lanyard/internal/pool"
+)
+
+const (
+	// stockSize is how many addresses of a pool are probed ahead, or a quarter of a
+	// small pool.
+	stockSize = 16
+	// stockAge is when an address in the stock is probed again. It is listened for
+	// all the time.
+	stockAge = 5 * time.Minute
+	// conflictRetry is when an address that another uses is probed again, doubled
+	// each time up to conflictRetryMax.
+	conflictRetry    = 5 * time.Minute
+	conflictRetryMax = time.Hour
+	// rivalRetry is the same for an address that another only probed for.
+	rivalRetry = time.Minute
+	// maxConflicts bounds what a talkative wire can make us remember.
+	maxConflicts = 4096
+	// maxSeen bounds the MAC addresses that are remembered of a wire.
+	maxSeen = 4096
+	// oursFor is how long a MAC address counts as ours after its container left.
+	oursFor = 2 * time.Minute
+	// orphanAfter is how long an address may be handed out without an endpoint: the
+	// engine makes one in the same breath.
+	orphanAfter = 5 * time.Minute
+	// forgetAfter is how long an address remembers who had it where no pool has it
+	// any more.
+	forgetAfter = 30 * 24 * time.Hour
+	// defendInterval is RFC 5227's DEFEND_INTERVAL.
+	defendInterval = 10 * time.Second
+)
+
+// ready is an address in a pool's stock: taken in the set, and probed if at is set.
+type ready struct {
+	addr   netip.Addr
+	was    *pool.Idle // nil: it was new
+	at     time.Time  // when the wire was last silent about it; zero: not asked to the end
+	asking bool
+}
+
+// giveBack makes the address what it was. The caller takes r out of the stock.
+func (r *ready) giveBack(sp *space) {
+	if r.was != nil {
+		sp.set.Free(r.addr, *r.was)
+	} else {
+		sp.set.Forget(r.addr)
+	}
+}
+
+// wire is conflict detection on a parent.
+type wire struct {
+	acd     *acd.Wire // nil while it cannot be
+	problem string    // why
+	parent  int       // index
+	probe   int       // index in the room; 0: there is no probe link
+	started bool
+	since   time.Time // when listening began
+	stop    context.CancelFunc
+}
+
+// watchedSince reports whether the wire has been listened to since t, and t is so
+// short a time ago that an address which was ours then need not be probed.
+func (s *space) watchedSince(t time.Time) bool {
+	return s.wire != nil && s.wire.acd != nil && s.wire.started && s.wire.since.Before(t) && time.Since(t) < time.Minute
+}
+
+// Wire begins conflict detection for a network on a parent, unless it is under way
+// there. What keeps it from being so is logged, and shown by Pools.
+func (m *Manager) Wire(n *lan.Network, key string, parent *link.Parent) {
+	if n.NoACD || n.L3() || n.Isolated() {
+		return
+	}
+	m.mu.Lock()
+	sp := m.space(key)
+	if sp.wire != nil && sp.wire.parent == parent.Index && sp.wire.acd != nil {
+		m.mu.Unlock()
+		return
+	}
+	m.mu.Unlock()
+	m.Unwire(key)
+	w, err := m.openWire(sp, n, parent)
+	if err != nil {
+		m.log.Warn("no conflict detection", "wire", wireText(key), "err", err)
+		w = &wire{parent: parent.Index, problem: err.Error()}
+	}
+	m.mu.Lock()
+	sp.wire = w
+	m.mu.Unlock()
+	m.ring()
+}
+
+func (m *Manager) openWire(sp *space, n *lan.Network, parent *link.Parent) (_ *wire, err error) {
+	w := &wire{parent: parent.Index, since: time.Now()}
+	c := acd.Config{
+		Ours: func(addr netip.Addr, mac net.HardwareAddr) bool { return m.isOurs(sp, addr, mac) },
+		Seen: func(s acd.Sighting) { m.sighted(sp, s) },
+	}
+	self := acd.Link{Index: parent.Index}
+	if n.Mode == lan.ModePassthru {
+		c.Probe, c.Tap = self, self
+	} else {
+		room, err := m.openRoom()
+		if err != nil {
+			return nil, err
+		}
+		if w.probe, err = m.links.AddProbe(room, parent.Index, n, m.probeMAC(sp.key)); err != nil {
+			return nil, err
+		}
+		defer func() {
+			if err != nil {
+				err = errors.Join(err, m.links.DeleteProbe(room, w.probe))
+			}
+		}()
+		c.Probe = acd.Link{NS: room, Index: w.probe}
+		if n.Kind == lan.Ipvlan {
+			c.Tap = self
+		}
+	}
+	if w.acd, err = acd.Open(c); err != nil {
+		return nil, fmt.Errorf("conflict detection: %w", err)
+	}
+	return w, nil
+}
+
+// openRoom makes the namespace of the probe links, which goes with this process.
+func (m *Manager) openRoom() (*netns.NS, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.room == nil {
+		room, err := netns.New()
+		if err != nil {
+			return nil, err
+		}
+		m.room = room
+	}
+	return m.room, nil
+}
+
+// probeMAC is the MAC address of a wire's probe link: the same each time, so that the
+// switch has to learn one only.
+func (m *Manager) probeMAC(key string) net.HardwareAddr {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%x %s probe", m.db.Salt(), key))
+	mac := net.HardwareAddr(sum[:6])
+	mac[0] = mac[0]&^1 | 2 // unicast, locally administered
+	return mac
+}
+
+// Unwire ends conflict detection on a wire, and removes its probe link.
+func (m *Manager) Unwire(key string) {
+	m.mu.Lock()
+	sp := m.spaces[key]
+	if sp == nil || sp.wire == nil {
+		m.mu.Unlock()
+		return
+	}
+	w := sp.wire
+	sp.wire = nil
+	for _, p := range m.placesIn(sp) {
+		for _, r := range p.stock {
+			r.giveBack(sp)
+		}
+		p.stock = nil
+	}
+	m.mu.Unlock()
+	if w.acd == nil {
+		return
+	}
+	if w.stop != nil {
+		w.stop()
+	}
+	if err := w.acd.Close(); err != nil {
+		m.log.Warn("conflict detection not closed", "wire", wireText(key), "err", err)
+	}
+	if w.probe != 0 {
+		if err := m.links.DeleteProbe(m.room, w.probe); err != nil {
+			m.log.Warn("probe link not removed", "wire", wireText(key), "err", err)
+		}
+	}
+}
+
+// Unused ends conflict detection on a wire that no network is on any more: now, or when
+// there is time.
+func (m *Manager) Unused(key string, now bool) {
+	if now {
+		if m.unused(key) {
+			m.Unwire(key)
+		}
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.later(func(context.Context) {
+		if m.unused(key) {
+			m.Unwire(key)
+		}
+	})
+}
+
+func (m *Manager) unused(key string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	sp := m.spaces[key]
+	return sp == nil || len(sp.nets) == 0
+}
+
+// Run keeps the stocks, asks again for addresses in conflict, and takes back what
+// nothing stands behind, until ctx ends.
+func (m *Manager) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	tick := time.NewTicker(time.Second)
+	defer func() {
+		tick.Stop()
+		for _, key := range m.keys() {
+			m.Unwire(key)
+		}
+		wg.Wait()
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if m.room != nil {
+			m.room.Close()
+			m.room = nil
+		}
+	}()
+	swept := time.Now()
+	for {
+		for _, do := range m.work(ctx) {
+			wg.Go(func() { do(ctx) })
+		}
+		if time.Since(swept) > time.Minute {
+			swept = time.Now()
+			m.sweep()
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		case <-m.bell:
+		}
+	}
+}
+
+func (m *Manager) keys() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var keys []string
+	for key := range m.spaces {
+		keys = append(keys, key)
+	}
+	return keys
+}
+
+// later leaves something to Run. The caller holds mu.
+func (m *Manager) later(do func(context.Context)) {
+	m.late = append(m.late, do)
+	m.ring()
+}
+
+// work is what is to be done now.
+func (m *Manager) work(ctx context.Context) []func(context.Context) {
+	hosts := m.hosts()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	todo := m.late
+	m.late = nil
+	for _, sp := range m.spaces {
+		w := sp.wire
+		if w == nil || w.acd == nil {
+			continue
+		}
+		if !w.started {
+			w.started = true
+			var own context.Context
+			own, w.stop = context.WithCancel(ctx)
+			todo = append(todo, func(context.Context) {
+				if err := w.acd.Run(own); err != nil && own.Err() == nil {
+					m.lost(sp, w, err)
+				}
+			})
+		}
+		for _, p := range m.placesIn(sp) {
+			todo = append(todo, m.refill(p, w, hosts)...)
+		}
+		for addr, c := range sp.conflicts {
+			if !c.asking && time.Now().After(c.retry) {
+				c.asking = true
+				todo = append(todo, func(ctx context.Context) { m.askAgain(ctx, sp, w, addr, c) })
+			}
+		}
+		for mac, at := range sp.ours {
+			if time.Since(at) > oursFor {
+				delete(sp.ours, mac)
+			}
+		}
+	}
+	return todo
+}
+
+// lost ends conflict detection on a wire whose links are gone. The engine begins it
+// again when the parent is back.
+func (m *Manager) lost(sp *space, w *wire, err error) {
+	m.mu.Lock()
+	still := sp.wire == w
+	m.mu.Unlock()
+	if !still {
+		return
+	}
+	m.log.Warn("no conflict detection", "wire", wireText(sp.key), "err", err)
+	m.Unwire(sp.key)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if sp.wire == nil {
+		sp.wire = &wire{parent: w.parent, problem: err.Error()}
+	}
+}
+
+// wantStock is how many addresses a pool wants probed ahead.
+func wantStock(p *place) int {
+	if p.rec.Policy.NoACD || len(p.rec.Networks) == 0 || p.space.wire == nil || p.space.wire.acd == nil {
+		return 0
+	}
+	return int(min(stockSize, (p.run.Size()+3)/4))
+}
+
+// refill takes addresses into a pool's stock, and returns the probes that are to be
+// made. The caller holds mu.
+func (m *Manager) refill(p *place, w *wire, hosts map[netip.Addr]string) (todo []func(context.Context)) {
+	sp := p.space
+	for len(p.stock) < wantStock(p) {
+		was := idleOf(sp)
+		rested := time.Now().Add(-p.rec.Policy.GraceTime())
+		addr, ok := p.view.Pick(rested, func(a netip.Addr) bool { was.note(a); return !m.available(sp, a, hosts) })
+		if !ok {
+			break
+		}
+		r := &ready{addr: addr, was: was.of(addr)}
+		p.stock = append(p.stock, r)
+	}
+	for _, r := range p.stock {
+		if r.asking || !r.at.IsZero() && time.Since(r.at) < stockAge {
+			continue
+		}
+		r.asking = true
+		todo = append(todo, func(ctx context.Context) { m.probeStock(ctx, p, w, r) })
+	}
+	return todo
+}
+
+// probeStock probes an address of a stock by the full times of RFC 5227.
+func (m *Manager) probeStock(ctx context.Context, p *place, w *wire, r *ready) {
+	mac, err := w.acd.Probe(ctx, r.addr, acd.Standard())
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	r.asking = false
+	i := slices.Index(p.stock, r)
+	if i < 0 {
+		return // somebody has it, or the pool is gone
+	}
+	switch {
+	case mac != nil:
+		r.giveBack(p.space)
+		p.stock = slices.Delete(p.stock, i, i+1)
+		m.meet(p.space, r.addr, mac.String(), conflictRetry)
+		p.space.conflictsSeen++
+		m.log.Warn("address is in use by another on the wire, and not handed out", "address", r.addr, "mac", mac.String(), "wire", wireText(p.space.key))
+		m.ring()
+	case err != nil:
+		r.giveBack(p.space)
+		p.stock = slices.Delete(p.stock, i, i+1)
+		if ctx.Err() == nil {
+			m.log.Warn("address not probed", "address", r.addr, "wire", wireText(p.space.key), "err", err)
+		}
+	default:
+		r.at = time.Now()
+	}
+}
+
+// emptyStocks gives back all that the pools of a space have probed ahead, or are about
+// to, and reports whether there was any. The caller holds mu.
+func (m *Manager) emptyStocks(sp *space) bool {
+	any := false
+	for _, p := range m.placesIn(sp) {
+		for _, r := range p.stock {
+			any = true
+			r.giveBack(sp)
+		}
+		p.stock = nil
+	}
+	return any
+}
+
+// unstock gives one address back that a pool has probed ahead. The caller holds mu.
+func (m *Manager) unstock(sp *space, addr netip.Addr) bool {
+	for _, p := range m.placesIn(sp) {
+		if i := slices.IndexFunc(p.stock, func(r *ready) bool { return r.addr == addr }); i >= 0 {
+			p.stock[i].giveBack(sp)
+			p.stock = slices.Delete(p.stock, i, i+1)
+			return true
+		}
+	}
+	return false
+}
+
+// askAgain probes for an address that another used.
+func (m *Manager) askAgain(ctx context.Context, sp *space, w *wire, addr netip.Addr, c *conflict) {
+	mac, err := w.acd.Probe(ctx, addr, acd.Standard())
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c.asking = false
+	if sp.conflicts[addr] != c {
+		return
+	}
+	switch {
+	case err != nil:
+		c.retry = time.Now().Add(conflictRetry)
+	case mac == nil:
+		delete(sp.conflicts, addr)
+		m.log.Info("address is free again: nobody answers for it", "address", addr, "mac", c.mac, "wire", wireText(sp.key))
+	default:
+		c.tries++
+		c.mac, c.last = mac.String(), time.Now()
+		c.retry = c.last.Add(min(conflictRetry<<min(c.tries, 10), conflictRetryMax))
+	}
+}
+
+// meet notes that somebody else uses an address that is nobody's of ours. The caller
+// holds mu.
+func (m *Manager) meet(sp *space, addr netip.Addr, mac string, retry time.Duration) {
+	now := time.Now()
+	if c := sp.conflicts[addr]; c != nil {
+		c.mac, c.last = mac, now
+		return
+	}
+	if len(sp.conflicts) >= maxConflicts {
+		return // still found out when it is probed
+	}
+	sp.conflicts[addr] = &conflict{mac: mac, first: now, last: now, retry: now.Add(retry)}
+}
+
+// isOurs reports whether a MAC address uses an address by right, or had it a moment
+// ago.
+func (m *Manager) isOurs(sp *space, addr netip.Addr, mac net.HardwareAddr) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	text := mac.String()
+	if u := sp.users[addr]; u != nil && u.mac == text {
+		return true
+	}
+	_, was := sp.ours[text]
+	return was
+}
+
+// sighted takes in that somebody else uses an address. It is called for each such frame.
+func (m *Manager) sighted(sp *space, s acd.Sighting) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	mac, now := s.MAC.String(), time.Now()
+	if _, known := sp.seen[mac]; known || len(sp.seen) < maxSeen {
+		sp.seen[mac] = now
+	}
+	u := sp.users[s.Addr]
+	if u == nil {
+		m.sightedFree(sp, s, mac)
+		return
+	}
+	if s.Probe {
+		return // the container answers it by itself
+	}
+	if u.rival == nil || u.rival.mac != mac || now.Sub(u.rival.last) > time.Minute {
+		sp.conflictsSeen++
+		m.log.Warn("address conflict: another device uses a container's address", "address", s.Addr, "mac", mac, "container_mac", u.mac,
+			"wire", wireText(sp.key), "network", lan.Short(u.network), "endpoint", lan.Short(u.endpoint))
+		u.rival = &conflict{mac: mac, first: now}
+	}
+	u.rival.last = now
+	if now.Sub(u.defended) < defendInterval || u.sandbox == "" {
+		return
+	}
+	u.defended = now
+	sp.defended++
+	e := lan.Endpoint{ID: u.endpoint, MAC: u.mac, Sandbox: u.sandbox}
+	m.later(func(context.Context) { m.defend(e, s.Addr) })
+}
+
+// sightedFree is sighted for an address that no endpoint has. The caller holds mu.
+func (m *Manager) sightedFree(sp *space, s acd.Sighting, mac string) {
+	retry := conflictRetry
+	if s.Probe {
+		retry = rivalRetry
+	}
+	for _, p := range m.placesIn(sp) {
+		i := slices.IndexFunc(p.stock, func(r *ready) bool { return r.addr == s.Addr })
+		if i >= 0 {
+			p.stock[i].giveBack(sp)
+			p.stock = slices.Delete(p.stock, i, i+1)
+			m.meet(sp, s.Addr, mac, retry)
+			sp.conflictsSeen++
+			m.ring()
+			return
+		}
+		if p.run.Contains(s.Addr) && !s.Probe && m.fixed(sp, s.Addr) == "" && !sp.set.Taken(s.Addr) {
+			m.meet(sp, s.Addr, mac, retry)
+			return
+		}
+	}
+}
+
+// defend announces a container's address from its own link (RFC 5227 section 2.4 (c):
+// a server's address is kept, and defended at most every DEFEND_INTERVAL).
+func (m *Manager) defend(e lan.Endpoint, addr netip.Addr) {
+	c, err := link.OpenContainer(e.Sandbox)
+	if err != nil {
+		return // it has just ended
+	}
+	defer c.Close()
+	e.IPv4, e.IPv6 = netip.Prefix{}, netip.Prefix{}
+	p := netip.PrefixFrom(addr, addr.BitLen())
+	if addr.Is4() {
+		e.IPv4 = p
+	} else {
+		e.IPv6 = p
+	}
+	in, err := c.Find(&e)
+	if err == nil && in != nil {
+		err = acd.Announce(acd.Link{NS: c.NS, Index: in.Index}, in.MAC, addr)
+	}
+	if err != nil {
+		m.log.Warn("address not defended", "address", addr, "err", err)
+	}
+}
+
+// sweep takes back addresses that Docker has and no endpoint came for, and forgets who
+// had an address where no pool has it any more.
+func (m *Manager) sweep() {
+	type where struct {
+		sp   *space
+		addr netip.Addr
+	}
+	var orphans []where
+	m.mu.Lock()
+	for _, sp := range m.spaces {
+		if sp.private() {
+			continue // the network is another driver's: no endpoint will come
+		}
+		for addr, since := range sp.handed {
+			if time.Since(since) > orphanAfter {
+				orphans = append(orphans, where{sp, addr})
+			}
+		}
+	}
+	m.mu.Unlock()
+	for _, o := range orphans {
+		if err := m.free(o.sp, o.addr); err != nil {
+			m.log.Error("address stays held", "address", o.addr, "err", err)
+			continue
+		}
+		m.log.Info("taken back: address that no container came for", "address", o.addr, "wire", wireText(o.sp.key))
+	}
+	m.forgetOld()
+}
+
+// forgetOld forgets idle addresses of long ago in spaces without a pool.
+func (m *Manager) forgetOld() {
+	for _, key := range m.keys() {
+		m.mu.Lock()
+		sp := m.spaces[key]
+		used := sp == nil || len(m.placesIn(sp)) > 0
+		m.mu.Unlock()
+		if used {
+			continue
+		}
+		list, err := m.db.Addresses(key)
+		if err != nil {
+			m.log.Error("addresses not read", "err", err)
+			continue
+		}
+		m.forget(sp, list)
+	}
+}
