@@ -25,7 +25,7 @@ type namedAddress struct {
 
 // addressStates are the words that --state takes.
 var addressStates = []string{
-	ipam.StateUsed, ipam.StateStarting, ipam.StateResting, ipam.StateReserved, ipam.StateGateway, ipam.StateHost, ipam.StateConflict,
+	ipam.StateUsed, ipam.StateStarting, ipam.StateResting, ipam.StateIdle, ipam.StateReserved, ipam.StateGateway, ipam.StateHost, ipam.StateConflict,
 }
 
 // where are the flags that say which addresses are meant.
@@ -142,7 +142,7 @@ func newAddressLs(g *globals) *cobra.Command {
 				return explain(err)
 			}
 			if state != "" {
-				all = slices.DeleteFunc(all, func(a ipam.AddressState) bool { return a.State != state })
+				all = slices.DeleteFunc(all, func(a ipam.AddressState) bool { return a.State != state && (state != ipam.StateConflict || a.Rival == "") })
 			}
 			out := cmd.OutOrStdout()
 			if l.quiet {
@@ -365,7 +365,7 @@ func released(c *control.Change) string {
 		return text + c.Was.Note // which says so, and for whom
 	case ipam.StateConflict:
 		return text + "in conflict with " + c.Was.MAC
-	case ipam.StateResting:
+	case ipam.StateResting, ipam.StateIdle:
 		if c.Was.Container != "" {
 			return text + "container " + c.Was.Container + "'s"
 		}
@@ -408,7 +408,7 @@ func completeAddresses(g *globals) cobra.CompletionFunc {
 			switch {
 			case a.State == ipam.StateReserved && a.Source == ipam.SourceReservation, a.State == ipam.StateConflict:
 				out = append(out, cobra.CompletionWithDesc(a.Address.String(), a.Note))
-			case a.State == ipam.StateResting:
+			case a.State == ipam.StateResting, a.State == ipam.StateIdle:
 				out = append(out, cobra.CompletionWithDesc(a.Address.String(), strings.TrimSpace(a.State+" "+a.Container)))
 			}
 		}

@@ -186,6 +186,10 @@ func completeNetworks(g *globals, cmd *cobra.Command) []cobra.Completion {
 // findNetwork is the network that word means, as docker would take it: an id,
 // else a name, else the unique beginning of an id.
 func findNetwork(ctx context.Context, c *control.Client, word string) (*namedNetwork, error) {
+	if word == "" {
+		// It would be the name of any network that Docker does not know.
+		return nil, lan.Refusef(lan.ErrInvalid, "the network's name is empty; try: lanyard network ls")
+	}
 	all, err := c.Networks(ctx)
 	if err != nil {
 		return nil, err
@@ -296,6 +300,9 @@ func printEndpoints(ctx context.Context, out io.Writer, all []engine.EndpointSta
 		}
 		if e.IPv6.IsValid() {
 			v6 = e.IPv6.String()
+		}
+		for _, a := range e.SLAAC {
+			v6 = strings.TrimSpace(v6 + " " + a.String() + " (slaac)")
 		}
 		rows = append(rows, append(row, string(e.Kind), or(e.Parent), or(v4), or(v6), or(e.MAC), e.State))
 	}

@@ -113,7 +113,7 @@ func newPoolInspect(g *globals) *cobra.Command {
 				if err != nil {
 					return explain(err)
 				}
-				all = slices.DeleteFunc(all, func(a ipam.AddressState) bool { return isFree(&a, now) })
+				all = slices.DeleteFunc(all, func(a ipam.AddressState) bool { return isFree(&a) })
 				slices.SortStableFunc(all, func(a, b ipam.AddressState) int { return worst(&a) - worst(&b) })
 				list[i] = inspectedPool{p, nameAddresses(ctx, all, names)}
 			}
@@ -239,16 +239,14 @@ func networksText(ids []string, names map[string]string, whole bool) string {
 }
 
 // isFree reports whether an address that something is known of goes to anybody.
-func isFree(a *ipam.AddressState, now time.Time) bool {
-	return a.State == ipam.StateResting && !a.Until.After(now)
-}
+func isFree(a *ipam.AddressState) bool { return a.State == ipam.StateIdle }
 
 // worst orders addresses by how much they matter to who looks for trouble.
 func worst(a *ipam.AddressState) int {
 	switch {
 	case a.State == ipam.StateConflict:
 		return 0
-	case strings.HasPrefix(a.Note, "conflict:"): // a container's, and another's as well
+	case a.Rival != "":
 		return 1
 	}
 	return 2

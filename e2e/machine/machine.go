@@ -31,6 +31,7 @@ var packages = []struct{ name, file string }{
 	{"util-linux", "/usr/bin/nsenter"},
 	{"procps", "/sbin/sysctl"},
 	{"tcpdump", "/usr/bin/tcpdump"},
+	{"radvd", "/usr/sbin/radvd"},
 	{"ca-certificates", "/etc/ssl/certs/ca-certificates.crt"},
 	{"libdevmapper1.02.1", "/lib/x86_64-linux-gnu/libdevmapper.so.1.02.1"},
 	{"libseccomp2", "/lib/x86_64-linux-gnu/libseccomp.so.2"},

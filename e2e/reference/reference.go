@@ -20,14 +20,9 @@ type Config struct {
 	Options string
 }
 
-// vlan is a VLAN of the scenario. Docker's own address management refuses one subnet
-// twice on a host, so each has its own.
-type vlan struct {
-	id     int
-	prefix string // of the subnet, which is a /16
-}
-
-var vlans = []vlan{{100, "192.168"}, {200, "172.20"}}
+// vlans are the VLANs of the scenario. Both have the same subnet, and the same range of
+// it on a host: their containers have the same addresses.
+var vlans = []int{100, 200}
 
 // ranges are the third bytes of the nodes' --ip-range.
 var ranges = []int{11, 10}
@@ -39,6 +34,9 @@ type Container struct {
 	VLAN int
 	Addr string
 	MAC  string
+	// Own is an address that nobody else has, on either VLAN, and that everyone has a
+	// route to on its own link: who is not reached by it is not on the same wire.
+	Own string
 	// enter is the command that puts another into the container's network
 	// namespace; "" for a node itself.
 	enter string
@@ -83,13 +81,13 @@ func Create(ctx context.Context, l *uml.Lab, c Config, say func(string, ...any))
 		}
 		script := "set -e\n"
 		for _, v := range vlans {
-			script += fmt.Sprintf("docker network create -d %[1]s %[2]s --subnet %[3]s.0.0/16 --ip-range %[3]s.%[4]d.0/24 --gateway %[3]s.0.1 -o parent=eth1.%[5]d %[6]s >/dev/null\n",
-				c.Driver, c.Options, v.prefix, ranges[i], v.id, Network(v.id))
+			script += fmt.Sprintf("docker network create -d %s --ipam-driver lanyard --subnet 192.168.0.0/16 --ip-range 192.168.%d.0/24 %s -o parent=eth1.%d %s >/dev/null\n",
+				c.Driver, ranges[i], c.Options, v, Network(v))
 		}
 		script += "pids=\n"
 		for _, v := range vlans {
 			for k := range 2 {
-				script += fmt.Sprintf("docker run -d --stop-signal=SIGKILL --name %s --network %s busybox:lab >/dev/null & pids=\"$pids $!\"\n", name(v.id, i, k), Network(v.id))
+				script += fmt.Sprintf("docker run -d --stop-signal=SIGKILL --name %s --network %s busybox:lab >/dev/null & pids=\"$pids $!\"\n", name(v, i, k), Network(v))
 			}
 		}
 		script += "for pid in $pids; do wait $pid; done\n"
@@ -110,8 +108,7 @@ func Create(ctx context.Context, l *uml.Lab, c Config, say func(string, ...any))
 	_, err = s.LAN.Must(ctx, `set -e
 ip link show eth1.100 >/dev/null 2>&1 || ip link add link eth1 name eth1.100 type vlan id 100
 ip link set eth1.100 up
-ip addr replace 192.168.1.1/16 dev eth1.100
-ip route replace 172.20.0.0/16 dev eth1.100`)
+ip addr replace 192.168.1.1/16 dev eth1.100`)
 	return s, err
 }
 
@@ -142,7 +139,7 @@ while read name pid addr; do echo "$name $pid $addr $(nsenter -t $pid -n ip -o l
 				return fmt.Errorf("container %q", line)
 			}
 			c := &Container{Name: strings.TrimPrefix(f[0], "/"), Node: n, Addr: f[2], MAC: f[3], enter: "nsenter -t " + f[1] + " -n "}
-			c.VLAN = vlanOf(c.Addr)
+			c.VLAN = 100 * int(c.Name[0]-'a'+1)
 			found[i] = append(found[i], c)
 		}
 		return nil
@@ -151,33 +148,28 @@ while read name pid addr; do echo "$name $pid $addr $(nsenter -t $pid -n ip -o l
 		return err
 	}
 	s.Containers = slices.Concat(found...)
+	for i, c := range s.Containers {
+		c.Own = fmt.Sprintf("10.255.0.%d", i+1)
+	}
 	if want := len(s.Hosts) * 4; len(s.Containers) != want {
 		return fmt.Errorf("%d containers run, want %d", len(s.Containers), want)
 	}
 	return nil
 }
 
-func vlanOf(addr string) int {
-	for _, v := range vlans {
-		if strings.HasPrefix(addr, v.prefix+".") {
-			return v.id
-		}
-	}
-	return 0
-}
-
 // Everyone is the containers, and the LAN node where there is one.
 func (s *Scenario) Everyone() []*Container {
 	all := slices.Clone(s.Containers)
 	if s.LAN != nil {
-		all = append(all, &Container{Name: "lan", Node: s.LAN, VLAN: 100, Addr: "192.168.1.1"})
+		all = append(all, &Container{Name: "lan", Node: s.LAN, VLAN: 100, Addr: "192.168.1.1", Own: "10.255.0.254"})
 	}
 	return all
 }
 
 // Reach has every one ping every other, all at once, and says who reached whom. Each
-// has to ask by ARP anew; and so that silence between VLANs is not only the want of a
-// route, everyone has a route on its own link to the other VLAN's subnet.
+// has to ask by ARP anew. Those of one VLAN are pinged by the address that Docker gave
+// them, and that one must be answered by the right MAC address, because the other VLAN
+// has the same addresses; everyone is pinged by an address of its own.
 func (s *Scenario) Reach(ctx context.Context) (map[[2]string]bool, error) {
 	if err := s.refresh(ctx); err != nil {
 		return nil, err
@@ -186,26 +178,34 @@ func (s *Scenario) Reach(ctx context.Context) (map[[2]string]bool, error) {
 	reach := map[[2]string]bool{}
 	outs := make([]string, len(s.Lab.Nodes))
 	err := s.Lab.Each(func(n *uml.Node) (err error) {
-		script := ""
+		prepare, script := "", ""
 		for _, from := range s.Everyone() {
 			if from.Node != n {
 				continue
 			}
-			inner := "ip neigh flush all; "
-			if from.enter != "" {
-				for _, v := range vlans {
-					if v.id != from.VLAN {
-						inner += fmt.Sprintf("ip route replace %s.0.0/16 dev eth0; ", v.prefix)
-					}
-				}
+			dev := "eth0"
+			if from.enter == "" {
+				dev = "eth1.100"
 			}
+			prepare += fmt.Sprintf("%s sh -c 'ip addr replace %s/32 dev %s; ip route replace 10.255.0.0/24 dev %[3]s src %[2]s; ip neigh flush all'\n", from.enter, from.Own, dev)
+			inner := ""
 			for _, to := range s.Everyone() {
 				if to.Name == from.Name {
 					continue
 				}
-				inner += fmt.Sprintf("{ busybox ping -q -c 3 -i 0.3 -W 3 %s >/dev/null 2>&1 && echo %s %s yes || echo %s %s no; } & ", to.Addr, from.Name, to.Name, from.Name, to.Name)
+				try := "busybox ping -q -c 3 -i 0.3 -W 3 " + to.Own
+				if to.VLAN == from.VLAN {
+					try += " && busybox ping -q -c 1 -W 3 " + to.Addr
+					if to.MAC != "" {
+						try += fmt.Sprintf(" && ip neigh show %s | grep -q %s", to.Addr, to.MAC)
+					}
+				}
+				inner += fmt.Sprintf("{ { %s; } >/dev/null 2>&1 && echo %s %s yes || echo %[2]s %[3]s no; } & ", try, from.Name, to.Name)
 			}
 			script += fmt.Sprintf("%s sh -c '%s wait'\n", from.enter, inner)
+		}
+		if _, err := n.Must(ctx, prepare); err != nil {
+			return err
 		}
 		outs[n.Index-1], err = n.Must(ctx, script)
 		return err
@@ -248,7 +248,7 @@ func (s *Scenario) JudgeFrames(lines []string) []Check {
 	for _, c := range s.Containers {
 		check := Check{What: fmt.Sprintf("frames of %s carry tag %d alone", c.Name, c.VLAN), Want: "all", Got: "no frame seen"}
 		for _, line := range lines {
-			if !strings.Contains(line, " "+c.Addr+" > ") && !strings.Contains(line, "tell "+c.Addr+",") {
+			if !strings.Contains(line, " "+c.Own+" > ") && !strings.Contains(line, "tell "+c.Own+",") {
 				continue
 			}
 			check.OK, check.Got = true, "all"
@@ -268,7 +268,8 @@ func (s *Scenario) JudgeFrames(lines []string) []Check {
 		}
 		replies++
 		addr, _, _ := strings.Cut(reply, " ")
-		if tags := strings.Join(uml.Tags(line), "."); tags != fmt.Sprint(vlanOf(addr)) {
+		i := slices.IndexFunc(s.Everyone(), func(c *Container) bool { return c.Own == addr })
+		if i >= 0 && strings.Join(uml.Tags(line), ".") != fmt.Sprint(s.Everyone()[i].VLAN) {
 			check.OK, check.Got = false, line
 		}
 	}

@@ -53,7 +53,8 @@ func TestReferenceScenario(t *testing.T) {
 	o.both(func(h host) {
 		h.says("ip -d link show eth1.100", "802.1Q id 100", "UP", "alias lanyard")
 		h.says("lanyard network ls", "macvlan100", "eth1.100", "macvlan200", "eth1.200", "192.168.0.0/16")
-		h.says("lanyard endpoint ls", "192.168.1", "172.20.1")
+		h.says("lanyard endpoint ls", "192.168.1")
+		h.says("lanyard pool ls", "macvlan100", "macvlan200", "eth1, VLAN 802.1Q:100", "eth1, VLAN 802.1Q:200")
 		h.sh("docker update --restart=always $(docker ps -q)")
 		if err := h.RestartLanyard(ctx, "KILL"); err != nil {
 			t.Error(err)

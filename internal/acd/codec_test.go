@@ -6,22 +6,12 @@ import (
 	"encoding/hex"
 	"net"
 	"net/netip"
-	"os"
 	"strings"
 	"testing"
 
 	"github.com/mdlayher/ndp"
 	"golang.org/x/sys/unix"
-
-	"github.com/lanyard-net/lanyard/internal/kerneltest"
 )
-
-func set(t *testing.T, h *kerneltest.Host, sysctl, value string) {
-	t.Helper()
-	if err := h.NS.Do(func() error { return os.WriteFile("/proc/sys/net/"+sysctl, []byte(value), 0) }); err != nil {
-		t.Fatal(err)
-	}
-}
 
 // nonceOf is a nonce of six bytes b.
 func nonceOf(b byte) *ndp.Nonce {

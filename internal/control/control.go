@@ -9,13 +9,13 @@
 //	GET /v1/endpoints?network={id or unique prefix}
 //	GET /v1/pools
 //	GET /v1/addresses?pool={id}&network={id or unique prefix}, either or both
-//	POST /v1/addresses/reserve, a Reservation: who else is to get an address
-//	POST /v1/addresses/release {"pool": id, "address": address}: everybody is
+//	POST /v1/addresses/reserve {"pool", "address", "name", "note"}, to set one aside
+//	POST /v1/addresses/release {"pool", "address"}, to make one free
 //	GET /metrics, figures in Prometheus's text format
 //
 // The id of a pool has slashes in it and the like, so it comes as a query or in
-// a body and in no path. A body is one JSON object; a field that is not known
-// is refused. Both POST answer with a Change.
+// a body and in no path. A body is one JSON object (see Reservation); a field
+// that is not known is refused. Both POST answer with a Change.
 //
 // An error is {"error": text, "code": code}, where the code is one of the
 // constants below. Fields are added with time; none is renamed or removed.

@@ -225,16 +225,18 @@ func checkAddress(n *network, p netip.Prefix) error {
 }
 
 // chooseMAC makes an endpoint's MAC address: locally administered, and the same
-// for the same address on the same wire of this host, so that a container that
+// for the same address (the IPv4 one, where there are both) on the same wire of this host, so that a container that
 // comes back with its address is known to its neighbours. A passthru link has
 // its parent's. The caller holds mu.
 func (e *Engine) chooseMAC(n *network, rec lan.Endpoint) string {
 	if n.rec.Mode == lan.ModePassthru && n.parent != nil {
 		return n.parent.MAC.String()
 	}
-	seed := rec.IPv4.Addr().String() + " " + rec.IPv6.Addr().String()
-	if !rec.IPv4.IsValid() && !rec.IPv6.IsValid() {
-		seed = rec.ID
+	seed := rec.ID
+	if rec.IPv4.IsValid() {
+		seed = rec.IPv4.Addr().String()
+	} else if rec.IPv6.IsValid() {
+		seed = rec.IPv6.Addr().String()
 	}
 	for try := 0; ; try++ {
 		sum := sha256.Sum256(fmt.Appendf(nil, "%x %s %s %d", e.db.Salt(), n.rec.Key, seed, try))

@@ -233,8 +233,8 @@ func (e *Engine) Networks() []NetworkState {
 
 // Endpoints lists all endpoints, oldest first.
 func (e *Engine) Endpoints() []EndpointState {
+	var look []int // at those whose addresses only their containers know
 	e.mu.Lock()
-	defer e.mu.Unlock()
 	states := make([]EndpointState, 0, len(e.endpoints))
 	for _, ep := range e.endpoints {
 		n := &ep.net.rec
@@ -247,8 +247,24 @@ func (e *Engine) Endpoints() []EndpointState {
 			s.State = "left"
 		case ep.rec.Sandbox != "":
 			s.State = "joined"
+			if n.IPv6Mode == lan.IPv6SLAAC {
+				look = append(look, len(states))
+			}
 		}
 		states = append(states, s)
+	}
+	e.mu.Unlock()
+	for _, i := range look {
+		in, err := link.LookInside(&states[i].Endpoint)
+		if err != nil {
+			e.log.Debug("container not looked into", "endpoint", states[i].ID, "err", err)
+			continue
+		}
+		for _, p := range in {
+			if p.Addr().Is6() && p.Addr() != states[i].IPv6.Addr() {
+				states[i].SLAAC = append(states[i].SLAAC, p)
+			}
+		}
 	}
 	slices.SortFunc(states, func(a, b EndpointState) int { return a.Created.Compare(b.Created) })
 	return states

@@ -95,9 +95,6 @@ func (e *Engine) greet(n *network, rec lan.Endpoint) {
 			case <-ctx.Done():
 			}
 		}()
-		if ear != nil {
-			defer ear.Close()
-		}
 		if err := e.greetNow(ctx, n, rec, addrs, ear); err != nil && ctx.Err() == nil {
 			e.log.Warn("container not greeted: its address is not announced, or IPv6 not set up", "endpoint", rec.ID, "err", err)
 		}
@@ -105,6 +102,14 @@ func (e *Engine) greet(n *network, rec lan.Endpoint) {
 }
 
 func (e *Engine) greetNow(ctx context.Context, n *network, rec lan.Endpoint, addrs []netip.Addr, ear *acd.Ear) error {
+	if ear != nil {
+		// It costs every frame that this machine sends a little (before 6.15).
+		defer func() {
+			if ear != nil {
+				ear.Close()
+			}
+		}()
+	}
 	c, err := awaitContainer(ctx, rec.Sandbox)
 	if err != nil {
 		return err
@@ -127,6 +132,10 @@ func (e *Engine) greetNow(ctx context.Context, n *network, rec lan.Endpoint, add
 		brief, cancel := context.WithTimeout(ctx, engineAnnounces)
 		missing = ear.Announced(brief, addrs)
 		cancel()
+		err := ear.Close()
+		if ear = nil; err != nil {
+			return err
+		}
 	}
 	if len(missing) == 0 {
 		e.greeter.mu.Lock()

@@ -77,4 +77,7 @@ type EndpointState struct {
 	Parent string   `json:"parent"`
 	// State is "created", "joined" or "left".
 	State string `json:"state"`
+	// SLAAC are the addresses that the container made of router advertisements, read
+	// from the container now.
+	SLAAC []netip.Prefix `json:"slaac,omitempty"`
 }

@@ -449,14 +449,14 @@ func (m *Manager) letGo(sp *space, addr netip.Addr) (*store.Op, error) {
 // before Docker hears of them; undo takes them back.
 func (m *Manager) Give(ctx context.Context, n *lan.Network, asked []netip.Addr, owner string) (addrs []netip.Prefix, ops []store.Op, undo func(), err error) {
 	var grants []*grant
-	undo = func() {
+	back := func() {
 		for _, g := range grants {
 			m.takeBack(g)
 		}
 	}
 	defer func() {
 		if err != nil {
-			undo()
+			back()
 		}
 	}()
 	for _, a := range asked {
@@ -489,7 +489,7 @@ func (m *Manager) Give(ctx context.Context, n *lan.Network, asked []netip.Addr, 
 		addrs = append(addrs, netip.PrefixFrom(g.rec.Addr, g.bits))
 		ops = append(ops, store.PutAddress(&g.rec))
 	}
-	return addrs, ops, undo, nil
+	return addrs, ops, back, nil
 }
 
 // ownPlace is the pool of a subnet that is an option of a network. The caller holds mu.

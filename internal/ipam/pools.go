@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/lanyard-net/lanyard/internal/lan"
@@ -157,7 +158,7 @@ func (m *Manager) newID(r lan.PoolRequest, key string) string {
 		base += "," + r.Range.String()
 	}
 	if key != "" {
-		base += "@" + key
+		base += "@" + strings.ReplaceAll(key, "|", ":") // no quoting in a shell
 	}
 	for i := 1; ; i++ {
 		id := base

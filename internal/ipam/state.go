@@ -55,7 +55,8 @@ type Counts struct {
 const (
 	StateUsed     = "used"
 	StateStarting = "starting" // handed out, and no endpoint yet
-	StateResting  = "resting"  // kept for who had it, or simply not used again yet
+	StateResting  = "resting"  // kept for who had it
+	StateIdle     = "idle"     // free, and it was somebody's
 	StateReserved = "reserved"
 	StateGateway  = "gateway"
 	StateHost     = "host"
@@ -81,7 +82,9 @@ type AddressState struct {
 	// Until is when a resting address goes to others, or a conflicting one is asked
 	// for again.
 	Until time.Time `json:"until,omitzero"`
-	Note  string    `json:"note,omitempty"`
+	// Rival is the MAC address of another device that uses a container's address.
+	Rival string `json:"rival,omitempty"`
+	Note  string `json:"note,omitempty"`
 }
 
 // Pools lists all pools, oldest first.
@@ -280,11 +283,15 @@ func (m *Manager) addressesOf(sp *space, records []*store.Address, hosts map[net
 		case store.Reserved:
 			s.State, s.Note = StateReserved, reservedText(a)
 		case store.Idle:
-			s.State = StateResting
-			s.Note = "free, used last until then"
+			s.State = StateIdle
+			if a.Owner != "" {
+				s.Note = "goes back to who had it, unless another needs it first"
+			}
 			if p := m.pools[a.Pool]; p != nil && a.Owner != "" {
-				s.Note = "goes back to who had it, and to others from then on"
-				s.Until = a.Since.Add(p.rec.Policy.GraceTime())
+				if until := a.Since.Add(p.rec.Policy.GraceTime()); time.Now().Before(until) {
+					s.State, s.Until = StateResting, until
+					s.Note = "kept for who had it"
+				}
 			}
 		}
 	}
@@ -295,6 +302,7 @@ func (m *Manager) addressesOf(sp *space, records []*store.Address, hosts map[net
 			s.Source = "ipam"
 		}
 		if u.rival != nil {
+			s.Rival = u.rival.mac
 			s.Note = fmt.Sprintf("conflict: %s uses it as well, last seen %s", u.rival.mac, u.rival.last.Local().Format(time.TimeOnly))
 		}
 	}
@@ -323,8 +331,12 @@ func (m *Manager) Reserve(poolID string, addr netip.Addr, name, note string) err
 	old := sp.reserved[addr]
 	if old == nil {
 		m.unstock(sp, addr)
+		c := sp.conflicts[addr]
 		delete(sp.conflicts, addr)
 		if who := m.holder(sp, addr, hosts); who != "" {
+			if c != nil {
+				sp.conflicts[addr] = c
+			}
 			m.mu.Unlock()
 			return lan.Refusef(lan.ErrConflict, "address %s%s is %s", addr, sp.on(), who)
 		}
@@ -380,6 +392,7 @@ func (m *Manager) Release(poolID string, addr netip.Addr) error {
 		m.mu.Unlock()
 		return lan.Refusef(lan.ErrConflict, "address %s%s is %s; try: docker rm", addr, sp.on(), who)
 	}
+	m.unstock(sp, addr)
 	_, idle := sp.set.IdleAt(addr)
 	if !idle && sp.reserved[addr] == nil && sp.conflicts[addr] == nil {
 		why := "it is free"
@@ -389,7 +402,6 @@ func (m *Manager) Release(poolID string, addr netip.Addr) error {
 		m.mu.Unlock()
 		return lan.Refusef(lan.ErrNotFound, "address %s%s is neither resting, reserved nor in conflict: %s", addr, sp.on(), why)
 	}
-	m.unstock(sp, addr)
 	delete(sp.reserved, addr)
 	delete(sp.conflicts, addr)
 	sp.set.Forget(addr)

@@ -180,6 +180,21 @@ func (c *Container) Find(e *lan.Endpoint) (*Inside, error) {
 	return nil, nil
 }
 
+// LookInside lists the addresses of an endpoint's link in its container, link-local ones
+// left out; none while it has no such link.
+func LookInside(e *lan.Endpoint) ([]netip.Prefix, error) {
+	c, err := OpenContainer(e.Sandbox)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	in, err := c.Find(e)
+	if err != nil || in == nil {
+		return nil, err
+	}
+	return in.Addrs, nil
+}
+
 // Await waits until Find finds the endpoint's link, or ctx ends.
 func (c *Container) Await(ctx context.Context, e *lan.Endpoint) (*Inside, error) {
 	done := make(chan struct{})
