@@ -142,7 +142,9 @@ func newAddressLs(g *globals) *cobra.Command {
 				return explain(err)
 			}
 			if state != "" {
-				all = slices.DeleteFunc(all, func(a ipam.AddressState) bool { return a.State != state && (state != ipam.StateConflict || a.Rival == "") })
+				all = slices.DeleteFunc(all, func(a ipam.AddressState) bool {
+					return a.State != state && (state != ipam.StateConflict || a.Rival == "")
+				})
 			}
 			out := cmd.OutOrStdout()
 			if l.quiet {
