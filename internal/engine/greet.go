@@ -101,31 +101,21 @@ func (e *Engine) greet(n *network, rec lan.Endpoint) {
 	})
 }
 
+// greetNow is greet once the container is told. Nothing here keeps the container's
+// namespace open but for moments: as long as one is, its link and with it its MAC address
+// are there, and a container that is started anew could not have it.
 func (e *Engine) greetNow(ctx context.Context, n *network, rec lan.Endpoint, addrs []netip.Addr, ear *acd.Ear) error {
 	if ear != nil {
-		// It costs every frame that this machine sends a little (before 6.15).
+		// It costs every frame that this machine sends a little (before 6.15), too.
 		defer func() {
 			if ear != nil {
 				ear.Close()
 			}
 		}()
 	}
-	c, err := awaitContainer(ctx, rec.Sandbox)
-	if err != nil {
+	up, err := e.awaitLink(ctx, n, rec)
+	if err != nil || !up || len(addrs) == 0 {
 		return err
-	}
-	defer c.Close()
-	in, err := c.Await(ctx, &rec)
-	if err != nil {
-		return err
-	}
-	if n.rec.IPv6Mode != "" {
-		if err := c.SetIPv6(in.Name, n.rec.IPv6Mode); err != nil {
-			return err
-		}
-	}
-	if len(addrs) == 0 {
-		return nil
 	}
 	missing := addrs
 	if ear != nil {
@@ -145,37 +135,84 @@ func (e *Engine) greetNow(ctx context.Context, n *network, rec lan.Endpoint, add
 	}
 	count, every := n.rec.Announce.Messages()
 	for i := range count {
-		if i > 0 {
-			select {
-			case <-ctx.Done():
-				return ctx.Err()
-			case <-time.After(every):
-			}
+		if i > 0 && !pause(ctx, every) {
+			return ctx.Err()
 		}
-		for _, addr := range missing {
-			err := acd.Announce(acd.Link{NS: c.NS, Index: in.Index}, in.MAC, addr)
-			if again, ferr := c.Find(&rec); err != nil && ferr == nil && again == nil {
-				return nil // the container has ended
-			}
-			if err != nil {
-				return err
-			}
+		if sent, err := announce(&rec, missing); err != nil || !sent {
+			return err
 		}
 	}
 	e.log.Debug("addresses announced", "endpoint", rec.ID, "addresses", missing)
 	return nil
 }
 
-// awaitContainer opens a container's namespace when it is there.
-func awaitContainer(ctx context.Context, path string) (*link.Container, error) {
-	for {
-		if netns.Alive(path) {
-			return link.OpenContainer(path)
+// pause waits, and reports whether ctx still stands.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// awaitLink waits until the engine has set the endpoint's link up in its container, and
+// sets its IPv6 up. It reports false where the container has ended meanwhile.
+func (e *Engine) awaitLink(ctx context.Context, n *network, rec lan.Endpoint) (up bool, err error) {
+	for there := false; ; {
+		switch alive := netns.Alive(rec.Sandbox); {
+		case alive:
+			there = true
+			if up, err := setUp(n, &rec); up || err != nil && netns.Alive(rec.Sandbox) {
+				return up, err
+			}
+		case there:
+			return false, nil
 		}
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(20 * time.Millisecond):
+		if !pause(ctx, 25*time.Millisecond) {
+			return false, ctx.Err()
 		}
 	}
+}
+
+// setUp sets the IPv6 mode of an endpoint's link, if it is up.
+func setUp(n *network, rec *lan.Endpoint) (up bool, err error) {
+	c, err := link.OpenContainer(rec.Sandbox)
+	if err != nil {
+		return false, err
+	}
+	defer c.Close()
+	in, err := c.Find(rec)
+	if err != nil || in == nil {
+		return false, err
+	}
+	if n.rec.IPv6Mode != "" {
+		err = c.SetIPv6(in.Name, n.rec.IPv6Mode)
+	}
+	return err == nil, err
+}
+
+// announce sends one announcement for each address from the endpoint's link. It reports
+// false where the container has ended.
+func announce(rec *lan.Endpoint, addrs []netip.Addr) (sent bool, err error) {
+	if !netns.Alive(rec.Sandbox) {
+		return false, nil
+	}
+	c, err := link.OpenContainer(rec.Sandbox)
+	if err != nil {
+		return false, err
+	}
+	defer c.Close()
+	in, err := c.Find(rec)
+	if err != nil || in == nil {
+		return false, err
+	}
+	for _, addr := range addrs {
+		if err := acd.Announce(acd.Link{NS: c.NS, Index: in.Index}, in.MAC, addr); err != nil {
+			return false, err
+		}
+	}
+	return true, nil
 }

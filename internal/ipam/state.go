@@ -251,11 +251,6 @@ func (m *Manager) addressesOf(sp *space, records []*store.Address, hosts map[net
 		}
 		return s
 	}
-	for addr, c := range sp.conflicts {
-		s := at(addr)
-		s.State, s.MAC, s.Since, s.Until = StateConflict, c.mac, c.first, c.retry
-		s.Note = "used by " + c.mac + ", which is not a container of lanyard's here"
-	}
 	for _, p := range m.placesIn(sp) {
 		for on := range hosts {
 			if p.rec.Subnet.Contains(on) {
@@ -294,6 +289,11 @@ func (m *Manager) addressesOf(sp *space, records []*store.Address, hosts map[net
 				}
 			}
 		}
+	}
+	for addr, c := range sp.conflicts {
+		s := at(addr)
+		s.State, s.MAC, s.Since, s.Until = StateConflict, c.mac, c.first, c.retry
+		s.Note = "used by " + c.mac + ", which is not a container of lanyard's here"
 	}
 	for addr, u := range sp.users {
 		s := at(addr)

@@ -1,7 +1,6 @@
 package link
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -9,10 +8,8 @@ import (
 	"os"
 	"slices"
 	"strconv"
-	"time"
 
 	"github.com/vishvananda/netlink"
-	vnetns "github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"github.com/lanyard-net/lanyard/internal/lan"
@@ -193,53 +190,6 @@ func LookInside(e *lan.Endpoint) ([]netip.Prefix, error) {
 		return nil, err
 	}
 	return in.Addrs, nil
-}
-
-// Await waits until Find finds the endpoint's link, or ctx ends.
-func (c *Container) Await(ctx context.Context, e *lan.Endpoint) (*Inside, error) {
-	done := make(chan struct{})
-	defer close(done)
-	ns := vnetns.NsHandle(c.NS.Fd())
-	came := make(chan struct{}, 1)
-	poke := func() {
-		select {
-		case came <- struct{}{}:
-		default:
-		}
-	}
-	addrs, links := make(chan netlink.AddrUpdate), make(chan netlink.LinkUpdate)
-	quiet := func(error) {} // ends with done
-	if err := netlink.AddrSubscribeWithOptions(addrs, done, netlink.AddrSubscribeOptions{Namespace: &ns, ErrorCallback: quiet}); err != nil {
-		return nil, fmt.Errorf("address news: %w", err)
-	}
-	if err := netlink.LinkSubscribeWithOptions(links, done, netlink.LinkSubscribeOptions{Namespace: &ns, ErrorCallback: quiet}); err != nil {
-		return nil, fmt.Errorf("link news: %w", err)
-	}
-	go func() {
-		for range addrs {
-			poke()
-		}
-	}()
-	go func() {
-		for range links {
-			poke()
-		}
-	}()
-	// News may be lost in a flood of them.
-	again := time.NewTicker(time.Second)
-	defer again.Stop()
-	for {
-		in, err := c.Find(e)
-		if in != nil || err != nil {
-			return in, err
-		}
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-came:
-		case <-again.C:
-		}
-	}
 }
 
 // SetIPv6 makes a link in the container heed a mode: lan.IPv6SLAAC lets it take
