@@ -90,8 +90,8 @@ test-engine29: ## the tests of package engines on a pre-release of Docker 29; bu
 	LANYARD_ENGINES=29 $(GO) test -count=1 -tags lab -timeout 40m ./e2e/engines
 
 .PHONY: bench
-bench: ## lanyard beside the built-in driver on two engines, half an hour; writes docs/benchmarks.md
-	$(GO) run ./e2e/bench -o docs/benchmarks.md
+bench: ## lanyard beside Docker's own on two engines, 40 minutes; writes docs/benchmarks.md; ONLY=addresses|drivers|handlers
+	$(GO) run ./e2e/bench $(if $(ONLY),-only $(ONLY)) -o docs/benchmarks.md
 
 .PHONY: docs
 docs: ## write docs/cli.md, docs/options.md and man/ anew from the binary

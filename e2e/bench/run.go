@@ -9,14 +9,12 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/lanyard-net/lanyard/e2e/dockerd"
-	"github.com/lanyard-net/lanyard/e2e/machine"
 )
 
 // drivers are what is compared: lanyard first.
@@ -30,10 +28,12 @@ type run struct {
 	*results
 }
 
-// results are what was measured.
+// results are what was measured on one engine.
 type results struct {
+	engine      string // its version
 	rows        []row
 	fresh, rest int // resident kB of lanyard: just started; after all, at rest
+	asked       []addressRow
 }
 
 // row is a line of the table.
@@ -43,7 +43,8 @@ type row struct {
 	wanted float64   // what we want the ratio to be at most; 0: nothing was set
 }
 
-func (b *run) all(ctx context.Context) (err error) {
+// measureDrivers measures lanyard beside the built-in driver.
+func (b *run) measureDrivers(ctx context.Context) (err error) {
 	if b.fresh, err = b.resident(); err != nil {
 		return err
 	}
@@ -185,65 +186,18 @@ func (b *run) resident() (int, error) {
 	return 0, errors.New("/proc/PID/status has no VmRSS")
 }
 
-// print writes the table of one engine.
-func (r *results) print(w io.Writer, e machine.Engine) {
-	fmt.Fprintf(w, "\n## Docker %s\n\n| | lanyard | built-in macvlan | ratio | wanted |\n|---|---|---|---|---|\n", e.Version())
+// drivers is the table of one engine.
+func (r *results) drivers() string {
+	var b strings.Builder
+	b.WriteString("| | lanyard | built-in macvlan | ratio | wanted |\n|---|---|---|---|---|\n")
 	for _, row := range r.rows {
 		wanted := "-"
 		ratio := ratioOf(row.times[0], row.times[1])
 		if row.wanted > 0 {
 			wanted = fmt.Sprintf("at most %.2f: %s", row.wanted, ratio.against(row.wanted))
 		}
-		fmt.Fprintf(w, "| %s |", row.what)
-		for _, s := range row.times {
-			fmt.Fprintf(w, " %s (%s, %s) |", s.ms(0.5), s.ms(0.1), s.ms(0.9))
-		}
-		fmt.Fprintf(w, " %s | %s |\n", ratio, wanted)
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", row.what, row.times[0].cell(), row.times[1].cell(), ratio, wanted)
 	}
-	fmt.Fprintf(w, "\nMemory of lanyard's in RAM: %.1f MB just started, %.1f MB five seconds after all this.\n", float64(r.fresh)/1000, float64(r.rest)/1000)
-}
-
-// benchmark is a Go benchmark's figures, in nanoseconds an operation.
-type benchmark struct {
-	name      string
-	all, user float64
-}
-
-// readBenchmarks reads what go test -bench prints: the medians of each benchmark.
-func readBenchmarks(out string) ([]benchmark, error) {
-	var names []string
-	all, user := map[string][]float64{}, map[string][]float64{}
-	for line := range strings.Lines(out) {
-		f := strings.Fields(line)
-		if len(f) < 4 || !strings.HasPrefix(f[0], "Benchmark") {
-			continue
-		}
-		name, _, _ := strings.Cut(f[0], "-")
-		if !slices.Contains(names, name) {
-			names = append(names, name)
-		}
-		for i := 2; i+1 < len(f); i += 2 {
-			value, err := strconv.ParseFloat(f[i], 64)
-			if err != nil {
-				return nil, fmt.Errorf("benchmark line %q: %w", line, err)
-			}
-			switch f[i+1] {
-			case "ns/op":
-				all[name] = append(all[name], value)
-			case "user-ns/op":
-				user[name] = append(user[name], value)
-			}
-		}
-	}
-	if len(names) == 0 {
-		return nil, errors.New("no benchmark ran")
-	}
-	rows := make([]benchmark, len(names))
-	for i, name := range names {
-		rows[i] = benchmark{name: name, all: quantile(all[name], 0.5)}
-		if len(user[name]) > 0 {
-			rows[i].user = quantile(user[name], 0.5)
-		}
-	}
-	return rows, nil
+	fmt.Fprintf(&b, "\nMemory of lanyard's in RAM: %.1f MB just started, %.1f MB five seconds after all this.", float64(r.fresh)/1000, float64(r.rest)/1000)
+	return b.String()
 }

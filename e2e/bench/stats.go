@@ -37,11 +37,14 @@ func (s series) ms(q float64) string {
 	return fmt.Sprintf("%.1f", quantile(s.floats(), q)/float64(time.Millisecond))
 }
 
-// ratio is the ratio of the medians, with the interval that holds 95 of 100 ratios
-// of pairs drawn again (percentile bootstrap).
-type ratio struct{ median, low, high float64 }
+// cell is the median and the spread, as the table prints them.
+func (s series) cell() string { return fmt.Sprintf("%s (%s, %s)", s.ms(0.5), s.ms(0.1), s.ms(0.9)) }
 
-func ratioOf(ours, theirs series) ratio {
+// estimate is what two medians come to, with the interval that holds 95 of 100 of
+// those of pairs drawn again (percentile bootstrap).
+type estimate struct{ median, low, high float64 }
+
+func estimateOf(ours, theirs series, of func(ours, theirs float64) float64) estimate {
 	const draws = 2000
 	random := rand.New(rand.NewPCG(1, 2)) // the same figures give the same interval
 	a, b := ours.floats(), theirs.floats()
@@ -52,23 +55,41 @@ func ratioOf(ours, theirs series) ratio {
 			j := random.IntN(len(a))
 			da[k], db[k] = a[j], b[j]
 		}
-		drawn[i] = quantile(da, 0.5) / quantile(db, 0.5)
+		drawn[i] = of(quantile(da, 0.5), quantile(db, 0.5))
 	}
-	return ratio{
-		median: quantile(a, 0.5) / quantile(b, 0.5),
+	return estimate{
+		median: of(quantile(a, 0.5), quantile(b, 0.5)),
 		low:    quantile(drawn, 0.025), high: quantile(drawn, 0.975),
 	}
 }
 
-func (r ratio) String() string { return fmt.Sprintf("%.3f (%.3f to %.3f)", r.median, r.low, r.high) }
-
-// against is the verdict on a ratio that was to be at most wanted.
-func (r ratio) against(wanted float64) string {
+// against is the verdict on an estimate that was to be at most wanted.
+func (e estimate) against(wanted float64) string {
 	switch {
-	case r.median <= wanted:
+	case e.median <= wanted:
 		return "reached"
-	case r.low <= wanted:
+	case e.low <= wanted:
 		return "**not reached**, by less than this run can tell"
 	}
 	return "**not reached**"
+}
+
+// ratio is that of two medians.
+type ratio struct{ estimate }
+
+func ratioOf(ours, theirs series) ratio {
+	return ratio{estimateOf(ours, theirs, func(a, b float64) float64 { return a / b })}
+}
+
+func (r ratio) String() string { return fmt.Sprintf("%.3f (%.3f to %.3f)", r.median, r.low, r.high) }
+
+// difference is that of two medians, in milliseconds.
+type difference struct{ estimate }
+
+func differenceOf(ours, theirs series) difference {
+	return difference{estimateOf(ours, theirs, func(a, b float64) float64 { return (a - b) / float64(time.Millisecond) })}
+}
+
+func (d difference) String() string {
+	return fmt.Sprintf("%+.1f (%+.1f to %+.1f)", d.median, d.low, d.high)
 }

@@ -27,9 +27,9 @@ func TestUnits(t *testing.T) {
 	}
 	o.says("stat -c '%a %U %n' /run/docker/plugins/lanyard.sock /run/lanyard/control.sock /var/lib/lanyard /var/lib/lanyard/lanyard.db",
 		"600 root /run/docker/plugins/lanyard.sock", "600 root /run/lanyard/control.sock", "700 root /var/lib/lanyard\n", "600 root /var/lib/lanyard/lanyard.db")
-	// The hardening holds: this kernel has seccomp, and CAP_NET_ADMIN and
-	// CAP_SYS_ADMIN are bits 12 and 21.
-	o.says("cat /proc/$(systemctl show -P MainPID lanyard)/status", "Seccomp:\t2", "NoNewPrivs:\t1", "CapBnd:\t0000000000201000")
+	// The hardening holds: this kernel has seccomp, and CAP_NET_ADMIN, CAP_NET_RAW and
+	// CAP_SYS_ADMIN are bits 12, 13 and 21.
+	o.says("cat /proc/$(systemctl show -P MainPID lanyard)/status", "Seccomp:\t2", "NoNewPrivs:\t1", "CapBnd:\t0000000000203000")
 	for _, unit := range []string{"lanyard.socket", "lanyard.service"} {
 		o.says("systemctl show -P After docker.service", unit)
 		out := o.sh("systemctl show -P Requires -P Wants -P BindsTo docker.service")
@@ -57,6 +57,26 @@ func TestEveryKindOfNetwork(t *testing.T) {
 		o.says("docker run --rm --network "+n.name+" busybox:lab ip addr show eth0", n.want)
 	}
 	o.sh("docker network rm untagged qinq l2 l3s internal passthru vlan")
+	o.noLinks()
+}
+
+// What takes packet sockets, a namespace and sysctls, with the hardening: conflict
+// detection for each kind of parent, announcements, IPv6 by router advertisements.
+func TestAddresses(t *testing.T) {
+	o := operate(t)
+	for _, n := range []struct{ name, flags string }{
+		{"bridged", "-o parent=eth1.300"},
+		{"ipvlan", "-o ipvlan_mode=l2 -o parent=eth1.301"},
+		{"passthru", "-o macvlan_mode=passthru -o parent=eth1.400"},
+	} {
+		o.sh("docker network create -d lanyard --ipam-driver lanyard --subnet 10.1.0.0/24 -o ipv6=slaac %s %s", n.flags, n.name)
+		o.says("lanyard pool ls --json", `"acd": "on"`)
+		o.says("docker run --rm --network "+n.name+" busybox:lab sh -c 'sleep 1; ip addr show eth0; cat /proc/sys/net/ipv6/conf/eth0/accept_ra'", "inet 10.1.0.", "inet6 fe80:", "\n2")
+		o.sh("docker network rm %s", n.name)
+	}
+	if out := o.sh("journalctl -u lanyard -o cat | grep -E 'no conflict detection|not greeted|not probed' || true"); out != "" {
+		t.Error(out)
+	}
 	o.noLinks()
 }
 

@@ -116,12 +116,13 @@ type grant struct {
 // takeBack.
 func (m *Manager) grant(ctx context.Context, p *place, w want) (*grant, error) {
 	for range giveUp {
+		hosts := m.hosts(w.addr.IsValid())
 		m.mu.Lock()
 		if m.pools[p.rec.ID] != p {
 			m.mu.Unlock()
 			return nil, lan.Refusef(lan.ErrNotFound, "pool %s was removed meanwhile", p.rec.ID)
 		}
-		g, probed, err := m.choose(p, w)
+		g, probed, err := m.choose(p, w, hosts)
 		if err != nil {
 			m.mu.Unlock()
 			return nil, err
@@ -156,8 +157,7 @@ func (m *Manager) grant(ctx context.Context, p *place, w want) (*grant, error) {
 
 // choose takes an address in memory; probed says that it need not be probed. The
 // caller holds mu.
-func (m *Manager) choose(p *place, w want) (g *grant, probed bool, err error) {
-	hosts := m.hosts()
+func (m *Manager) choose(p *place, w want, hosts map[netip.Addr]string) (g *grant, probed bool, err error) {
 	if w.addr.IsValid() {
 		return m.chooseThis(p, w, hosts)
 	}

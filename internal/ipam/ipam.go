@@ -54,6 +54,10 @@ type Manager struct {
 	room *netns.NS
 	// late is work of Run's own: what must not be done under mu.
 	late []func(context.Context)
+
+	hostMu   sync.Mutex // guards what follows
+	hostRead time.Time
+	hostHas  map[netip.Addr]string
 }
 
 // place is a pool that stands.
@@ -321,23 +325,30 @@ func (m *Manager) nameOf(sp *space, addr netip.Addr) string {
 	return ""
 }
 
-// hosts are this host's own addresses; none where they cannot be read, which is
-// logged.
-func (m *Manager) hosts() map[netip.Addr]string {
+// hostsFor is how long what was read of this host's addresses is good enough: the
+// kernel's list is read under a lock that the removal of links holds for long.
+const hostsFor = time.Second
+
+// hosts are this host's own addresses, read less than hostsFor ago, or now. Do not call
+// it under mu.
+func (m *Manager) hosts(now bool) map[netip.Addr]string {
+	m.hostMu.Lock()
+	defer m.hostMu.Unlock()
+	if !now && time.Since(m.hostRead) < hostsFor {
+		return m.hostHas
+	}
 	owners, err := m.links.AddrOwners()
 	if err != nil {
 		m.log.Error("this host's addresses not listed", "err", err)
 	}
-	return owners
-}
-
-// networksOf are the IDs of a pool's networks in short.
-func networksOf(rec *store.Pool) string {
-	short := make([]string, len(rec.Networks))
-	for i, id := range rec.Networks {
-		short[i] = lan.Short(id)
+	if err != nil && m.hostHas != nil {
+		return m.hostHas
 	}
-	return strings.Join(short, ", ")
+	if owners == nil {
+		owners = map[netip.Addr]string{}
+	}
+	m.hostHas, m.hostRead = owners, time.Now()
+	return owners
 }
 
 // sortedAddrs are the keys of a map in order.

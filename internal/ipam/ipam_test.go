@@ -597,3 +597,42 @@ func TestManyAtOnce(t *testing.T) {
 		}
 	}
 }
+
+// Addresses that nobody came for are taken back, but never those of a network that
+// another driver may have: its endpoints we do not see.
+func TestOrphans(t *testing.T) {
+	b := newBench(t)
+	opt := map[string]string{"parent": "eth1"}
+	ours := b.mustNetwork("n1", "eth1", off, subnet{pool: "10.0.0.0/24"})[0]
+	theirs, _, err := b.request(subnet{pool: "10.1.0.0/24", options: opt})
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, _, err := b.request(subnet{pool: "10.2.0.0/24"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var held []string
+	for _, pool := range []string{ours, theirs, private} {
+		held = append(held, b.mustAsk(pool, "", "web"))
+	}
+	b.restart()
+	b.mu.Lock()
+	for _, sp := range b.spaces {
+		for addr := range sp.handed {
+			sp.handed[addr] = time.Now().Add(-2 * orphanAfter)
+		}
+	}
+	b.mu.Unlock()
+	b.sweep()
+	for i, pool := range []string{ours, theirs, private} {
+		addr := netip.MustParseAddr(held[i])
+		b.mu.Lock()
+		sp := b.pools[pool].space
+		_, kept := sp.handed[addr]
+		b.mu.Unlock()
+		if want := i > 0; kept != want {
+			t.Errorf("%s of pool %s is held: %v, want %v", addr, pool, kept, want)
+		}
+	}
+}

@@ -218,6 +218,7 @@ func (m *Manager) drop(p *place) {
 // to be written with the network's record; undo takes it back when that fails. A
 // network that has its pools already keeps them, unless Docker asked for new ones.
 func (m *Manager) Bind(n *lan.Network, key string) (ops []store.Op, undo func(), err error) {
+	hosts := m.hosts(true)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	type move struct {
@@ -249,7 +250,6 @@ func (m *Manager) Bind(n *lan.Network, key string) (ops []store.Op, undo func(),
 			back()
 		}
 	}()
-	hosts := m.hosts()
 	for i, s := range slices.Concat(n.IPv4, n.IPv6) {
 		var mv move
 		switch {

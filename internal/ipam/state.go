@@ -89,7 +89,7 @@ type AddressState struct {
 
 // Pools lists all pools, oldest first.
 func (m *Manager) Pools() []PoolState {
-	hosts := m.hosts()
+	hosts := m.hosts(true)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	states := make([]PoolState, 0, len(m.pools))
@@ -222,7 +222,7 @@ func (m *Manager) Addresses() ([]AddressState, error) {
 	keys := m.keys()
 	slices.Sort(keys)
 	var list []AddressState
-	hosts := m.hosts()
+	hosts := m.hosts(true)
 	for _, key := range keys {
 		records, err := m.db.Addresses(key)
 		if err != nil {
@@ -320,7 +320,7 @@ func (m *Manager) Reserve(poolID string, addr netip.Addr, name, note string) err
 	if len(name) > 128 || len(note) > 200 {
 		return lan.Refusef(lan.ErrInvalid, "a name has 128 characters at most, and a note 200")
 	}
-	hosts := m.hosts()
+	hosts := m.hosts(true)
 	m.mu.Lock()
 	p, err := m.placeOf(poolID, addr)
 	if err != nil {

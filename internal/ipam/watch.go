@@ -37,6 +37,8 @@ const (
 	maxSeen = 4096
 	// oursFor is how long a MAC address counts as ours after its container left.
 	oursFor = 2 * time.Minute
+	// seenFor is how long a MAC address counts as somebody's on the wire.
+	seenFor = time.Hour
 	// orphanAfter is how long an address may be handed out without an endpoint: the
 	// engine makes one in the same breath.
 	orphanAfter = 5 * time.Minute
@@ -81,10 +83,10 @@ func (s *space) watchedSince(t time.Time) bool {
 	return s.wire != nil && s.wire.acd != nil && s.wire.started && s.wire.since.Before(t) && time.Since(t) < time.Minute
 }
 
-// Wire begins conflict detection for a network on a parent, unless it is under way
-// there. What keeps it from being so is logged, and shown by Pools.
+// Wire begins conflict detection for a network on a parent whose addresses are ours to
+// give, unless it is under way there. What keeps it from being so is logged, and shown by Pools.
 func (m *Manager) Wire(n *lan.Network, key string, parent *link.Parent) {
-	if n.NoACD || n.L3() || n.Isolated() {
+	if n.NoACD || n.L3() || n.Isolated() || !n.Manages() {
 		return
 	}
 	m.mu.Lock()
@@ -101,8 +103,13 @@ func (m *Manager) Wire(n *lan.Network, key string, parent *link.Parent) {
 		w = &wire{parent: parent.Index, problem: err.Error()}
 	}
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	sp.wire = w
-	m.mu.Unlock()
+	for _, u := range sp.users {
+		if u.mac == "" {
+			u.mac = parent.MAC.String() // of ipvlan, known since before the parent was
+		}
+	}
 	m.ring()
 }
 
@@ -253,7 +260,20 @@ func (m *Manager) Run(ctx context.Context) error {
 		case <-tick.C:
 		case <-m.bell:
 		}
+		tick.Reset(m.pace())
 	}
+}
+
+// pace is when Run looks again by itself: soon where it listens to a wire.
+func (m *Manager) pace() time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, sp := range m.spaces {
+		if sp.wire != nil && sp.wire.acd != nil {
+			return time.Second
+		}
+	}
+	return time.Minute
 }
 
 func (m *Manager) keys() []string {
@@ -274,12 +294,16 @@ func (m *Manager) later(do func(context.Context)) {
 
 // work is what is to be done now.
 func (m *Manager) work(ctx context.Context) []func(context.Context) {
-	hosts := m.hosts()
+	var hosts map[netip.Addr]string
+	if m.short() {
+		hosts = m.hosts(false)
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	todo := m.late
 	m.late = nil
 	for _, sp := range m.spaces {
+		forgetMACs(sp)
 		w := sp.wire
 		if w == nil || w.acd == nil {
 			continue
@@ -295,7 +319,9 @@ func (m *Manager) work(ctx context.Context) []func(context.Context) {
 			})
 		}
 		for _, p := range m.placesIn(sp) {
-			todo = append(todo, m.refill(p, w, hosts)...)
+			if hosts != nil || len(p.stock) >= wantStock(p) {
+				todo = append(todo, m.refill(p, w, hosts)...)
+			}
 		}
 		for addr, c := range sp.conflicts {
 			if !c.asking && time.Now().After(c.retry) {
@@ -303,13 +329,34 @@ func (m *Manager) work(ctx context.Context) []func(context.Context) {
 				todo = append(todo, func(ctx context.Context) { m.askAgain(ctx, sp, w, addr, c) })
 			}
 		}
-		for mac, at := range sp.ours {
-			if time.Since(at) > oursFor {
-				delete(sp.ours, mac)
-			}
-		}
 	}
 	return todo
+}
+
+// short reports whether a stock has less than it wants.
+func (m *Manager) short() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, p := range m.pools {
+		if len(p.stock) < wantStock(p) {
+			return true
+		}
+	}
+	return false
+}
+
+// forgetMACs forgets MAC addresses that were ours, or seen, too long ago.
+func forgetMACs(sp *space) {
+	for mac, at := range sp.ours {
+		if time.Since(at) > oursFor {
+			delete(sp.ours, mac)
+		}
+	}
+	for mac, at := range sp.seen {
+		if time.Since(at) > seenFor {
+			delete(sp.seen, mac)
+		}
+	}
 }
 
 // lost ends conflict detection on a wire whose links are gone. The engine begins it
@@ -566,6 +613,9 @@ func (m *Manager) sweep() {
 	}
 	m.mu.Unlock()
 	for _, o := range orphans {
+		if m.others(o.sp, o.addr) {
+			continue
+		}
 		if err := m.free(o.sp, o.addr); err != nil {
 			m.log.Error("address stays held", "address", o.addr, "err", err)
 			continue
@@ -573,6 +623,19 @@ func (m *Manager) sweep() {
 		m.log.Info("taken back: address that no container came for", "address", o.addr, "wire", wireText(o.sp.key))
 	}
 	m.forgetOld()
+}
+
+// others reports whether an address is of a pool that a network of another driver may
+// have: no endpoint of ours will ever come for it.
+func (m *Manager) others(sp *space, addr netip.Addr) bool {
+	rec, err := m.db.Address(sp.key, addr)
+	if err != nil || rec == nil {
+		return err != nil
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	p := m.pools[rec.Pool]
+	return p != nil && p.rec.Refs > len(p.rec.Networks)
 }
 
 // forgetOld forgets idle addresses of long ago in spaces without a pool.

@@ -134,6 +134,13 @@ func (a Announcement) Messages() (count int, every time.Duration) {
 // the parent (ipvlan l3 and l3s): no ARP, no gateway, no multicast.
 func (n *Network) L3() bool { return n.Mode == ModeL3 || n.Mode == ModeL3S }
 
+// Manages reports whether lanyard chooses addresses of the network: as Docker's IPAM
+// driver, or because the subnets are options.
+func (n *Network) Manages() bool {
+	leased := func(s Subnet) bool { return s.Leased }
+	return n.Own || slices.ContainsFunc(n.IPv4, leased) || slices.ContainsFunc(n.IPv6, leased)
+}
+
 // Isolated reports whether the network has no parent of the user's and lives
 // on a dummy link instead.
 func (n *Network) Isolated() bool { return n.Parent.Name == "" }
