@@ -53,6 +53,64 @@ func TestLeased(t *testing.T) {
 	})
 }
 
+// A LAN's subnet is always one that the host has a route to. Engines ask again and again
+// for another pool where a plugin chooses such a one; we never choose.
+func TestHostsOwnSubnet(t *testing.T) {
+	onEach(t, func(u *user) {
+		u.sh("ip addr add 192.168.31.9/16 dev eth1")
+		defer u.sh("ip addr del 192.168.31.9/16 dev eth1")
+		start := time.Now()
+		u.fails("docker network create -d lanyard --ipam-driver lanyard -o parent=eth1 no", "a subnet is needed: that of the wire; try: --subnet")
+		u.fails("docker network create -d lanyard --ipam-driver lanyard --ipv6 --subnet 192.168.0.0/16 -o parent=eth1 no", "an IPv6 subnet is needed")
+		if took := time.Since(start); took > 10*time.Second {
+			t.Errorf("refused after %s", took)
+		}
+		u.says("docker network ls -q --filter type=custom | wc -l", "0")
+		if out := u.sh("lanyard pool ls -q"); out != "" {
+			t.Errorf("pools of networks that were refused: %s", out)
+		}
+		u.sh(strings.Replace(leased, "168.11.0/24", "168.31.8/29", 1) + "lan")
+		u.fails("docker run --rm --network lan --ip 192.168.31.9 busybox:lab true", "address 192.168.31.9 on eth1 is this host's own address, on eth1")
+		for range 3 {
+			u.sh(run + "--network lan busybox:lab")
+		}
+		if out := u.sh("docker ps -q | xargs docker inspect --format '{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}'"); strings.Contains(out, "192.168.31.9 ") {
+			t.Errorf("the host's own address was given: %s", out)
+		}
+	})
+}
+
+// The pool is full: who has it.
+func TestPoolIsFull(t *testing.T) {
+	onEach(t, func(u *user) {
+		u.sh("docker network create -d lanyard --ipam-driver lanyard --subnet 10.60.0.0/30 --subnet 10.61.0.0/30 --gateway 10.60.0.1 --gateway 10.61.0.1 -o parent=eth1 tiny")
+		u.sh(run + "--name first --network tiny busybox:lab && " + run + "--name second --network tiny busybox:lab")
+		u.says("docker exec second ip addr show eth0", "10.61.0.2/30")
+		u.says("docker exec second ip route", "default via 10.61.0.1")
+		u.fails("docker run --rm --network tiny busybox:lab true", "pool 10.60.0.0/30 on eth1 is full", "10.60.0.2 by", "pool 10.61.0.0/30", "try: lanyard address ls")
+		u.sh("docker rm -f first")
+		u.sh(run + "--name third --network tiny busybox:lab")
+	})
+}
+
+// A network made of a configuration, as for Swarm.
+func TestConfigFromLeased(t *testing.T) {
+	onEach(t, func(u *user) {
+		u.sh("docker network create --config-only --ipam-driver lanyard --subnet 10.62.0.0/16 --ip-range 10.62.1.0/24 --gateway 10.62.0.1 -o parent=eth1 config")
+		u.sh("docker network create -d lanyard --config-from config made")
+		u.sh(run + "--name c1 --network made busybox:lab")
+		u.says("docker exec c1 ip addr show eth0", "10.62.1.")
+		u.mustDo(u.StopDockerd())
+		u.mustDo(u.StartDockerd(t.Context()))
+		u.sh("docker start c1")
+		u.says("docker exec c1 ip addr show eth0", "10.62.1.")
+		u.sh("docker rm -f c1 && docker network rm made && docker network rm config")
+		if out := u.sh("lanyard pool ls -q"); out != "" {
+			t.Errorf("pools left: %s", out)
+		}
+	})
+}
+
 // Docker's own address management refuses this; the wire decides here.
 func TestOverlappingPools(t *testing.T) {
 	onEach(t, func(u *user) {

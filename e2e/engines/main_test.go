@@ -133,7 +133,7 @@ func (u *user) leftovers() {
 		out := u.sh(`ip -br link show | grep -vE '^(lo|eth1@wire|wire@eth1|docker0|docker_gwbridge) ' || true`)
 		return out
 	})
-	if out := u.sh(`lanyard network ls -q; lanyard endpoint ls -q`); out != "" {
+	if out := u.sh(`lanyard network ls -q; lanyard endpoint ls -q; lanyard pool ls -q`); out != "" {
 		u.t.Errorf("records left:\n%s", out)
 	}
 	if u.t.Failed() {

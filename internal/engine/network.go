@@ -219,16 +219,13 @@ func (e *Engine) ensureParent(n *network) (err error) {
 	}
 	if plan.Key != n.rec.Key {
 		return lan.Refusef(lan.ErrConflict, "parent %s was %s when the network was created and is %s now; try: docker network rm, and create it again",
-			n.rec.Parent, wire(n.rec.Key), wire(plan.Key))
+			n.rec.Parent, link.WireText(n.rec.Key), link.WireText(plan.Key))
 	}
 	if parent, err = e.carryOut(n, plan); err == nil {
 		e.ipam.Wire(&n.rec.Network, n.rec.Key, parent)
 	}
 	return err
 }
-
-// wire is a key as a user reads it: "eth1, VLAN 802.1Q:100".
-func wire(key string) string { return strings.ReplaceAll(key, "|", ", VLAN ") }
 
 // ForgetNetwork is DeleteNetwork for a network that Docker has no more, because it
 // removed it while we were away. It refuses with lan.ErrConflict while a container is

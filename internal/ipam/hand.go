@@ -3,7 +3,6 @@ package ipam
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/lanyard-net/lanyard/internal/acd"
 	"github.com/lanyard-net/lanyard/internal/lan"
+	"github.com/lanyard-net/lanyard/internal/link"
 	"github.com/lanyard-net/lanyard/internal/pool"
 	"github.com/lanyard-net/lanyard/internal/store"
 )
@@ -136,7 +136,7 @@ func (m *Manager) grant(ctx context.Context, p *place, w want) (*grant, error) {
 		m.mu.Unlock()
 		mac, err := wire.acd.Probe(ctx, g.rec.Addr, acd.Quick())
 		if err != nil {
-			m.log.Warn("address not probed", "address", g.rec.Addr, "wire", wireText(g.space.key), "err", err)
+			m.log.Warn("address not probed", "address", g.rec.Addr, "wire", link.WireText(g.space.key), "err", err)
 		}
 		if mac == nil {
 			m.ring()
@@ -147,7 +147,7 @@ func (m *Manager) grant(ctx context.Context, p *place, w want) (*grant, error) {
 		m.meet(g.space, g.rec.Addr, mac.String(), conflictRetry)
 		g.space.conflictsSeen++
 		m.mu.Unlock()
-		m.log.Warn("address is in use by another on the wire", "address", g.rec.Addr, "mac", mac.String(), "wire", wireText(g.space.key), "asked_by", w.name)
+		m.log.Warn("address is in use by another on the wire", "address", g.rec.Addr, "mac", mac.String(), "wire", link.WireText(g.space.key), "asked_by", w.name)
 		if w.addr.IsValid() {
 			return nil, lan.Refusef(lan.ErrConflict, "address %s is in use%s by %s, which answered just now; try: another address, or -o acd=off", w.addr, g.space.on(), mac)
 		}
@@ -611,13 +611,4 @@ func (m *Manager) write(what string, ops ...store.Op) {
 	if err := m.db.Write(ops...); err != nil {
 		m.log.Error("not written", "what", what, "err", err)
 	}
-}
-
-// parseHW is for MAC addresses that were checked when they came.
-func parseHW(s string) net.HardwareAddr {
-	mac, err := net.ParseMAC(s)
-	if err != nil {
-		return nil
-	}
-	return mac
 }

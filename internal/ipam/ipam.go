@@ -263,15 +263,12 @@ func (m *Manager) announceMove() {
 	m.moved = make(chan struct{})
 }
 
-// wireText is a key as a user reads it: "eth1, VLAN 802.1Q:100".
-func wireText(key string) string { return strings.ReplaceAll(key, "|", ", VLAN ") }
-
 // on says where a space is.
 func (s *space) on() string {
 	if s.private() {
 		return ""
 	}
-	return " on " + wireText(s.key)
+	return " on " + link.WireText(s.key)
 }
 
 // holder says who has an address and why it cannot be had, "" if nobody. The caller

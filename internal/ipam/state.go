@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/lanyard-net/lanyard/internal/lan"
+	"github.com/lanyard-net/lanyard/internal/link"
 	"github.com/lanyard-net/lanyard/internal/store"
 )
 
@@ -111,7 +112,7 @@ func (m *Manager) Pools() []PoolState {
 			s.Identity = string(lan.IdentitySticky)
 		}
 		if !p.space.private() {
-			s.Wire = wireText(p.space.key)
+			s.Wire = link.WireText(p.space.key)
 		}
 		for _, r := range p.stock {
 			if !r.at.IsZero() {
@@ -243,7 +244,7 @@ func (m *Manager) addressesOf(sp *space, records []*store.Address, hosts map[net
 	at := func(addr netip.Addr) *AddressState {
 		s := states[addr]
 		if s == nil {
-			s = &AddressState{Address: addr, Wire: wireText(sp.key)}
+			s = &AddressState{Address: addr, Wire: link.WireText(sp.key)}
 			if sp.private() {
 				s.Wire = ""
 			}

@@ -99,7 +99,7 @@ func (m *Manager) Wire(n *lan.Network, key string, parent *link.Parent) {
 	m.Unwire(key)
 	w, err := m.openWire(sp, n, parent)
 	if err != nil {
-		m.log.Warn("no conflict detection", "wire", wireText(key), "err", err)
+		m.log.Warn("no conflict detection", "wire", link.WireText(key), "err", err)
 		w = &wire{parent: parent.Index, problem: err.Error()}
 	}
 	m.mu.Lock()
@@ -193,11 +193,11 @@ func (m *Manager) Unwire(key string) {
 		w.stop()
 	}
 	if err := w.acd.Close(); err != nil {
-		m.log.Warn("conflict detection not closed", "wire", wireText(key), "err", err)
+		m.log.Warn("conflict detection not closed", "wire", link.WireText(key), "err", err)
 	}
 	if w.probe != 0 {
 		if err := m.links.DeleteProbe(m.room, w.probe); err != nil {
-			m.log.Warn("probe link not removed", "wire", wireText(key), "err", err)
+			m.log.Warn("probe link not removed", "wire", link.WireText(key), "err", err)
 		}
 	}
 }
@@ -368,7 +368,7 @@ func (m *Manager) lost(sp *space, w *wire, err error) {
 	if !still {
 		return
 	}
-	m.log.Warn("no conflict detection", "wire", wireText(sp.key), "err", err)
+	m.log.Warn("no conflict detection", "wire", link.WireText(sp.key), "err", err)
 	m.Unwire(sp.key)
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -425,13 +425,13 @@ func (m *Manager) probeStock(ctx context.Context, p *place, w *wire, r *ready) {
 		p.stock = slices.Delete(p.stock, i, i+1)
 		m.meet(p.space, r.addr, mac.String(), conflictRetry)
 		p.space.conflictsSeen++
-		m.log.Warn("address is in use by another on the wire, and not handed out", "address", r.addr, "mac", mac.String(), "wire", wireText(p.space.key))
+		m.log.Warn("address is in use by another on the wire, and not handed out", "address", r.addr, "mac", mac.String(), "wire", link.WireText(p.space.key))
 		m.ring()
 	case err != nil:
 		r.giveBack(p.space)
 		p.stock = slices.Delete(p.stock, i, i+1)
 		if ctx.Err() == nil {
-			m.log.Warn("address not probed", "address", r.addr, "wire", wireText(p.space.key), "err", err)
+			m.log.Warn("address not probed", "address", r.addr, "wire", link.WireText(p.space.key), "err", err)
 		}
 	default:
 		r.at = time.Now()
@@ -478,7 +478,7 @@ func (m *Manager) askAgain(ctx context.Context, sp *space, w *wire, addr netip.A
 		c.retry = time.Now().Add(conflictRetry)
 	case mac == nil:
 		delete(sp.conflicts, addr)
-		m.log.Info("address is free again: nobody answers for it", "address", addr, "mac", c.mac, "wire", wireText(sp.key))
+		m.log.Info("address is free again: nobody answers for it", "address", addr, "mac", c.mac, "wire", link.WireText(sp.key))
 	default:
 		c.tries++
 		c.mac, c.last = mac.String(), time.Now()
@@ -532,7 +532,7 @@ func (m *Manager) sighted(sp *space, s acd.Sighting) {
 	if u.rival == nil || u.rival.mac != mac || now.Sub(u.rival.last) > time.Minute {
 		sp.conflictsSeen++
 		m.log.Warn("address conflict: another device uses a container's address", "address", s.Addr, "mac", mac, "container_mac", u.mac,
-			"wire", wireText(sp.key), "network", lan.Short(u.network), "endpoint", lan.Short(u.endpoint))
+			"wire", link.WireText(sp.key), "network", lan.Short(u.network), "endpoint", lan.Short(u.endpoint))
 		u.rival = &conflict{mac: mac, first: now}
 	}
 	u.rival.last = now
@@ -620,7 +620,7 @@ func (m *Manager) sweep() {
 			m.log.Error("address stays held", "address", o.addr, "err", err)
 			continue
 		}
-		m.log.Info("taken back: address that no container came for", "address", o.addr, "wire", wireText(o.sp.key))
+		m.log.Info("taken back: address that no container came for", "address", o.addr, "wire", link.WireText(o.sp.key))
 	}
 	m.forgetOld()
 }

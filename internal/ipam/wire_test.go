@@ -172,6 +172,9 @@ func TestStockIsWatched(t *testing.T) {
 	if got := b.mustAsk(pool, "", ""); got != "10.0.0.2" {
 		t.Errorf("got %s, which %s has", got, mac)
 	}
+	if !b.MACSeen("eth1", mac) || b.MACSeen("eth1", "02:00:00:00:00:01") {
+		t.Errorf("the device's MAC address %s is not known, or one that nobody has", mac)
+	}
 }
 
 // A device that takes a container's address later: it is told, counted and defended.

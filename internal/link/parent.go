@@ -28,6 +28,9 @@ type Parent struct {
 	Mine bool      // made by us
 }
 
+// WireText is a Parent.Key as a user reads it: "eth1, VLAN 802.1Q:100".
+func WireText(key string) string { return strings.ReplaceAll(key, "|", ", VLAN ") }
+
 // Plan is what stands between the kernel and a parent that was asked for.
 type Plan struct {
 	// Key is the key that the parent has, or will have.
