@@ -255,8 +255,9 @@ func addressesText(onEngines []*results, a alone, p plan) string {
 	}
 	fmt.Fprintf(&b, "\n### Without Docker\n\n"+
 		"Medians. The picking is in memory on both sides, turn by turn in one process (`e2e/ipambench`): lanyard's pick alone, and all\n"+
-		"of a request to the default IPAM driver of moby %s, which keeps nothing on disk. What lanyard answers is on disk first: that\n"+
-		"is `BenchmarkHandOut`, whose state file is on %s. Starts are `BenchmarkRestore`, 10 networks with conflict detection.\n\n"+
+		"of a request to the default IPAM driver of moby %s, which keeps nothing on disk. lanyard remembers who had an\n"+
+		"address that was given back. What it answers is on disk first: that is `BenchmarkHandOut`, whose state file is on %s.\n"+
+		"Starts are `BenchmarkRestore`: 10 networks with conflict detection.\n\n"+
 		"| | lanyard | Docker's default IPAM | wanted |\n|---|---|---|---|\n", a.moby, a.disk)
 	for _, r := range a.rows {
 		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", r.what, r.lanyard, r.docker, r.wanted)

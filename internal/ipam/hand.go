@@ -542,7 +542,7 @@ func (m *Manager) Assign(n *lan.Network, key string, e *lan.Endpoint, mac string
 		if addr := p.Addr(); p.IsValid() {
 			sp.set.Take(addr)
 			delete(sp.handed, addr)
-			sp.users[addr] = &user{endpoint: e.ID, network: n.ID, mac: mac, sandbox: e.Sandbox}
+			sp.use(addr, &user{endpoint: e.ID, network: n.ID, mac: mac, sandbox: e.Sandbox})
 		}
 	}
 	return ops, nil
@@ -578,7 +578,7 @@ func (m *Manager) Leave(n *lan.Network, key string, e *lan.Endpoint) (ops []stor
 			m.mu.Unlock()
 			continue
 		}
-		delete(sp.users, addr)
+		sp.unuse(addr)
 		sp.ours[u.mac] = time.Now()
 		sp.handed[addr] = time.Now()
 		subnet, _ := n.SubnetOf(addr)

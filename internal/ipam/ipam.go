@@ -80,6 +80,8 @@ type space struct {
 	handed    map[netip.Addr]time.Time
 	reserved  map[netip.Addr]*store.Address
 	conflicts map[netip.Addr]*conflict
+	// macs are the MAC addresses of users, each with how many addresses have it.
+	macs map[string]int
 	// ours are MAC addresses that containers had until a moment ago.
 	ours map[string]time.Time
 	// seen are MAC addresses of others on the wire.
@@ -153,11 +155,37 @@ func (m *Manager) space(key string) *space {
 		sp = &space{
 			key: key, set: pool.NewSet(), nets: map[string]*lan.Network{}, users: map[netip.Addr]*user{}, handed: map[netip.Addr]time.Time{},
 			reserved: map[netip.Addr]*store.Address{}, conflicts: map[netip.Addr]*conflict{},
-			ours: map[string]time.Time{}, seen: map[string]time.Time{},
+			macs: map[string]int{}, ours: map[string]time.Time{}, seen: map[string]time.Time{},
 		}
 		m.spaces[key] = sp
 	}
 	return sp
+}
+
+// use gives an address to an endpoint. The caller holds mu.
+func (s *space) use(addr netip.Addr, u *user) {
+	s.unuse(addr)
+	s.users[addr] = u
+	s.macs[u.mac]++
+}
+
+// unuse takes an address from its endpoint. The caller holds mu.
+func (s *space) unuse(addr netip.Addr) {
+	u := s.users[addr]
+	if u == nil {
+		return
+	}
+	delete(s.users, addr)
+	if s.macs[u.mac]--; s.macs[u.mac] == 0 {
+		delete(s.macs, u.mac)
+	}
+}
+
+// has reports whether a MAC address is a container's, or was a moment ago. The caller
+// holds mu.
+func (s *space) has(mac string) bool {
+	_, was := s.ours[mac]
+	return was || s.macs[mac] > 0
 }
 
 // private is the key of the space that a pool has before its wire is known.

@@ -105,9 +105,11 @@ func (m *Manager) Wire(n *lan.Network, key string, parent *link.Parent) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	sp.wire = w
-	for _, u := range sp.users {
+	for addr, u := range sp.users {
 		if u.mac == "" {
-			u.mac = parent.MAC.String() // of ipvlan, known since before the parent was
+			sp.unuse(addr) // of ipvlan, known since before the parent was
+			u.mac = parent.MAC.String()
+			sp.use(addr, u)
 		}
 	}
 	m.ring()
@@ -510,7 +512,7 @@ func (m *Manager) isOurs(sp *space, addr netip.Addr, mac net.HardwareAddr) bool 
 		return true
 	}
 	_, was := sp.ours[text]
-	return was
+	return was || addr.IsLinkLocalUnicast() && sp.has(text)
 }
 
 // sighted takes in that somebody else uses an address. It is called for each such frame.
@@ -518,7 +520,7 @@ func (m *Manager) sighted(sp *space, s acd.Sighting) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	mac, now := s.MAC.String(), time.Now()
-	if _, known := sp.seen[mac]; known || len(sp.seen) < maxSeen {
+	if _, known := sp.seen[mac]; !sp.has(mac) && (known || len(sp.seen) < maxSeen) {
 		sp.seen[mac] = now
 	}
 	u := sp.users[s.Addr]
