@@ -4,6 +4,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/lanyard-net/lanyard/internal/lan"
 	"github.com/lanyard-net/lanyard/internal/netns"
 	"github.com/lanyard-net/lanyard/internal/store"
@@ -59,11 +61,18 @@ func (e *Engine) sweep() {
 		all = append(all, ep)
 	}
 	e.mu.Unlock()
+	// Many at once share a commit.
+	var drops errgroup.Group
+	drops.SetLimit(64)
 	for _, ep := range all {
-		if e.stale(ep, neverJoined) {
-			e.drop(ep)
-		}
+		drops.Go(func() error {
+			if e.stale(ep, neverJoined) {
+				e.drop(ep)
+			}
+			return nil
+		})
 	}
+	_ = drops.Wait() // drop logs what it cannot do
 	e.trash.wait()
 
 	children, err := e.links.Mine()

@@ -53,11 +53,15 @@ func (m *Manager) RequestAddress(ctx context.Context, r lan.AddressRequest) (net
 	if r.Name != "" {
 		owner = "name " + r.Name
 	}
-	g, err := m.grant(ctx, p, want{addr: r.Addr, owner: owner, name: r.Name})
+	come := m.db.Expect()
+	defer come()
+	g, err := m.grant(ctx, p, want{addr: r.Addr, owner: owner, name: r.Name, slow: come})
 	if err != nil {
 		return netip.Prefix{}, err
 	}
-	if err := m.db.Write(store.PutAddress(&g.rec)); err != nil {
+	written := m.db.Begin(store.PutAddress(&g.rec))
+	come()
+	if err := <-written; err != nil {
 		m.takeBack(g)
 		return netip.Prefix{}, err
 	}
@@ -102,6 +106,7 @@ type want struct {
 	addr  netip.Addr // zero: any
 	owner string     // who asks, "" if that is not certain
 	name  string     // the container's name, "" if it is not known
+	slow  func()     // called before the wire is asked, which takes long; may be nil
 }
 
 // grant is an address that was handed out, in memory.
@@ -129,11 +134,17 @@ func (m *Manager) grant(ctx context.Context, p *place, w want) (*grant, error) {
 		}
 		wire := g.space.wire
 		if probed || wire == nil || wire.acd == nil || p.rec.Policy.NoACD {
+			short := len(p.stock) < wantStock(p)
 			m.mu.Unlock()
-			m.ring()
+			if short {
+				m.ring()
+			}
 			return g, nil
 		}
 		m.mu.Unlock()
+		if w.slow != nil {
+			w.slow()
+		}
 		mac, err := wire.acd.Probe(ctx, g.rec.Addr, acd.Quick())
 		if err != nil {
 			m.log.Warn("address not probed", "address", g.rec.Addr, "wire", link.WireText(g.space.key), "err", err)
@@ -326,7 +337,8 @@ func (m *Manager) takeBack(g *grant) {
 // caller holds mu.
 func (m *Manager) available(sp *space, addr netip.Addr, hosts map[netip.Addr]string) bool {
 	_, host := hosts[addr]
-	return !host && sp.reserved[addr] == nil && sp.conflicts[addr] == nil && m.fixed(sp, addr) == ""
+	fixed, _ := m.fixed(sp, addr)
+	return !host && sp.reserved[addr] == nil && sp.conflicts[addr] == nil && fixed == ""
 }
 
 // exhausted says why there is no address, and who holds them. The caller holds mu.

@@ -249,16 +249,18 @@ func (m *Manager) family(p *place) []*place {
 	return list
 }
 
-// fixed says whose gateway or auxiliary address an address is, "" for nobody's. The
-// caller holds mu.
-func (m *Manager) fixed(sp *space, addr netip.Addr) string {
+// fixed says what an address is that belongs to a network or a pool itself, and whose;
+// "" for one that does not. Every pick asks, so it makes no text. The caller holds mu.
+func (m *Manager) fixed(sp *space, addr netip.Addr) (what, whose string) {
 	for id, n := range sp.nets {
-		for _, s := range n.Subnets(addr) {
+		subnets := n.Subnets(addr)
+		for i := range subnets {
+			s := &subnets[i]
 			switch {
-			case s.Gateway == addr && !(s.Pool.IsSingleIP()):
-				return "the gateway of network " + lan.Short(id)
+			case s.Gateway == addr && !s.Pool.IsSingleIP():
+				return "the gateway of network", lan.Short(id)
 			case slices.Contains(s.Aux, addr):
-				return "an auxiliary address of network " + lan.Short(id)
+				return "an auxiliary address of network", lan.Short(id)
 			}
 		}
 	}
@@ -268,12 +270,12 @@ func (m *Manager) fixed(sp *space, addr netip.Addr) string {
 		}
 		switch {
 		case p.rec.Gateway == addr:
-			return "the gateway of pool " + p.rec.ID
+			return "the gateway of pool", p.rec.ID
 		case slices.Contains(p.rec.Aux, addr):
-			return "an auxiliary address of pool " + p.rec.ID
+			return "an auxiliary address of pool", p.rec.ID
 		}
 	}
-	return ""
+	return "", ""
 }
 
 // ring wakes Run.
@@ -316,8 +318,8 @@ func (m *Manager) holder(sp *space, addr netip.Addr, hosts map[netip.Addr]string
 		}
 		return fmt.Sprintf("held for %s since %s", who, since.Local().Format(time.TimeOnly))
 	}
-	if who := m.fixed(sp, addr); who != "" {
-		return who
+	if what, whose := m.fixed(sp, addr); what != "" {
+		return what + " " + whose
 	}
 	if on, ok := hosts[addr]; ok {
 		return "this host's own address, on " + on

@@ -397,8 +397,8 @@ func (m *Manager) Release(poolID string, addr netip.Addr) error {
 	_, idle := sp.set.IdleAt(addr)
 	if !idle && sp.reserved[addr] == nil && sp.conflicts[addr] == nil {
 		why := "it is free"
-		if who := m.fixed(sp, addr); who != "" {
-			why = "it is " + who
+		if what, whose := m.fixed(sp, addr); what != "" {
+			why = "it is " + what + " " + whose
 		}
 		m.mu.Unlock()
 		return lan.Refusef(lan.ErrNotFound, "address %s%s is neither resting, reserved nor in conflict: %s", addr, sp.on(), why)

@@ -563,7 +563,7 @@ func (m *Manager) sightedFree(sp *space, s acd.Sighting, mac string) {
 			m.ring()
 			return
 		}
-		if p.run.Contains(s.Addr) && !s.Probe && m.fixed(sp, s.Addr) == "" && !sp.set.Taken(s.Addr) {
+		if what, _ := m.fixed(sp, s.Addr); p.run.Contains(s.Addr) && !s.Probe && what == "" && !sp.set.Taken(s.Addr) {
 			m.meet(sp, s.Addr, mac, retry)
 			return
 		}

@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sort"
 	"strconv"
 	"strings"
@@ -57,6 +58,8 @@ type DB struct {
 	waiting []*write
 	busy    bool // a goroutine is committing
 	idle    sync.Cond
+	coming  int           // writes that Expect announced
+	none    chan struct{} // closed when there are none any more; nil if nobody waits
 }
 
 type write struct {
@@ -333,10 +336,63 @@ func (db *DB) Begin(ops ...Op) (written <-chan error) {
 	return w.done
 }
 
+// Expect announces a write that comes in a moment: a commit that is about to begin
+// takes it along. Call come when the write has begun, or when it will not be in a
+// moment after all; again does nothing.
+func (db *DB) Expect() (come func()) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	db.coming++
+	return sync.OnceFunc(func() {
+		db.mu.Lock()
+		defer db.mu.Unlock()
+		db.coming--
+		if db.coming == 0 && db.none != nil {
+			close(db.none)
+			db.none = nil
+		}
+	})
+}
+
+// gatherFor bounds what a commit waits for writes that are about to come.
+const gatherFor = time.Millisecond
+
+// gather waits for the writes that were announced, and lets those run that would
+// announce one now, for as long as that brings any.
+func (db *DB) gather() {
+	var end <-chan time.Time
+	for last := -1; ; {
+		runtime.Gosched()
+		db.mu.Lock()
+		n, coming := len(db.waiting), db.coming
+		if coming == 0 && n == last {
+			db.mu.Unlock()
+			return
+		}
+		last = n
+		if coming == 0 {
+			db.mu.Unlock()
+			continue
+		}
+		none := make(chan struct{})
+		db.none = none
+		db.mu.Unlock()
+		if end == nil {
+			end = time.After(gatherFor)
+		}
+		select {
+		case <-none:
+		case <-end:
+			return
+		}
+	}
+}
+
 // drain commits what waits until nothing does: one transaction takes all that
 // came while the one before it was on its way to the disk.
 func (db *DB) drain() {
 	for {
+		db.gather()
 		db.mu.Lock()
 		batch := db.waiting
 		db.waiting = nil
