@@ -8,8 +8,10 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -21,6 +23,10 @@ import (
 // victim is the environment variable that makes the test binary hand out addresses
 // from the state folder that it names until it is killed.
 const victim = "LANYARD_TEST_VICTIM"
+
+// failAt is the environment variable that makes the victim kill itself: "POINT/N" at
+// the Nth time that a fail point of the store is reached.
+const failAt = "LANYARD_TEST_FAIL_AT"
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(victim); dir != "" {
@@ -40,6 +46,19 @@ func handOutUntilKilled(dir string) {
 	}
 	db, err := store.Open(dir)
 	fail(err)
+	if point, count, ok := strings.Cut(os.Getenv(failAt), "/"); ok {
+		left, err := strconv.Atoi(count)
+		fail(err)
+		db.FailPoint = func(reached string) { // by one goroutine, the one that commits
+			if reached != point {
+				return
+			}
+			if left--; left == 0 {
+				fail(syscall.Kill(os.Getpid(), syscall.SIGKILL))
+				select {}
+			}
+		}
+	}
 	state, err := db.Load()
 	fail(err)
 	links, err := link.New()
@@ -86,10 +105,20 @@ func TestKilledAtAnyInstant(t *testing.T) {
 	b.mustNetwork("n2", "eth1", grace, subnet{pool: "10.0.0.0/24", rng: "10.0.0.64/26"})
 	held := map[string]bool{} // what Docker has
 	told := 0
-	for round := range 20 {
+	// First at each fail point of a commit, early and late, then at any instant.
+	var points []string
+	for _, p := range store.FailPoints() {
+		for _, n := range []int{1, 2, 9, 40} {
+			points = append(points, fmt.Sprintf("%s/%d", p, n))
+		}
+	}
+	for round := range len(points) + 20 {
 		b.end()
 		cmd := exec.Command(os.Args[0], "-test.run=^$")
 		cmd.Env = append(os.Environ(), victim+"="+b.dir)
+		if round < len(points) {
+			cmd.Env = append(cmd.Env, failAt+"="+points[round])
+		}
 		cmd.Stderr = os.Stderr
 		pipe, err := cmd.StdoutPipe()
 		if err != nil {
@@ -98,7 +127,9 @@ func TestKilledAtAnyInstant(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		time.AfterFunc(50*time.Millisecond+rand.N(150*time.Millisecond), func() { cmd.Process.Kill() })
+		if round >= len(points) {
+			time.AfterFunc(50*time.Millisecond+rand.N(150*time.Millisecond), func() { cmd.Process.Kill() })
+		}
 		between := map[string]bool{} // asked to be released, and perhaps not
 		lines := bufio.NewScanner(pipe)
 		for lines.Scan() {

@@ -51,6 +51,10 @@ var ErrLocked = errors.New("state file is in use by another process")
 
 // DB is the open state file. Its methods may be called at the same time.
 type DB struct {
+	// FailPoint, for tests, is called where a crash makes a difference: see
+	// FailPoints. Set it before the first write; nil calls nothing.
+	FailPoint func(point string)
+
 	bolt *bbolt.DB
 	salt []byte
 
@@ -388,6 +392,16 @@ func (db *DB) gather() {
 	}
 }
 
+// FailPoints are the points of a commit at which a crash makes a difference: nothing is
+// done, all is in the transaction, it is on disk and nobody knows, some know.
+func FailPoints() []string { return []string{"begun", "applied", "committed", "half told"} }
+
+func (db *DB) reach(point string) {
+	if db.FailPoint != nil {
+		db.FailPoint(point)
+	}
+}
+
 // drain commits what waits until nothing does: one transaction takes all that
 // came while the one before it was on its way to the disk.
 func (db *DB) drain() {
@@ -403,8 +417,13 @@ func (db *DB) drain() {
 			return
 		}
 		db.mu.Unlock()
+		db.reach("begun")
 		err := db.commit(batch)
-		for _, w := range batch {
+		db.reach("committed")
+		for i, w := range batch {
+			if i == len(batch)/2 {
+				db.reach("half told")
+			}
 			w.done <- err
 		}
 	}
@@ -419,6 +438,7 @@ func (db *DB) commit(batch []*write) error {
 				}
 			}
 		}
+		db.reach("applied")
 		return nil
 	})
 	if err != nil {
