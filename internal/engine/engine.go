@@ -255,15 +255,17 @@ func (e *Engine) Endpoints() []EndpointState {
 	}
 	e.mu.Unlock()
 	for _, i := range look {
-		in, err := link.LookInside(&states[i].Endpoint)
-		if err != nil {
-			e.log.Debug("container not looked into", "endpoint", states[i].ID, "err", err)
-			continue
-		}
-		for _, p := range in {
-			if p.Addr().Is6() && p.Addr() != states[i].IPv6.Addr() {
-				states[i].SLAAC = append(states[i].SLAAC, p)
+		s := &states[i]
+		_, err := link.WithInside(&s.Endpoint, func(_ *link.Container, in *link.Inside) error {
+			for _, p := range in.Addrs {
+				if p.Addr().Is6() && p.Addr() != s.IPv6.Addr() {
+					s.SLAAC = append(s.SLAAC, p)
+				}
 			}
+			return nil
+		})
+		if err != nil {
+			e.log.Debug("container not looked into", "endpoint", s.ID, "err", err)
 		}
 	}
 	slices.SortFunc(states, func(a, b EndpointState) int { return a.Created.Compare(b.Created) })

@@ -165,7 +165,7 @@ func (e *Engine) awaitLink(ctx context.Context, n *network, rec lan.Endpoint) (u
 		switch alive := netns.Alive(rec.Sandbox); {
 		case alive:
 			there = true
-			if up, err := setUp(n, &rec); up || err != nil && netns.Alive(rec.Sandbox) {
+			if up, err := setUp(n, &rec); up && err == nil || err != nil && netns.Alive(rec.Sandbox) {
 				return up, err
 			}
 		case there:
@@ -179,19 +179,12 @@ func (e *Engine) awaitLink(ctx context.Context, n *network, rec lan.Endpoint) (u
 
 // setUp sets the IPv6 mode of an endpoint's link, if it is up.
 func setUp(n *network, rec *lan.Endpoint) (up bool, err error) {
-	c, err := link.OpenContainer(rec.Sandbox)
-	if err != nil {
-		return false, err
-	}
-	defer c.Close()
-	in, err := c.Find(rec)
-	if err != nil || in == nil {
-		return false, err
-	}
-	if n.rec.IPv6Mode != "" {
-		err = c.SetIPv6(in.Name, n.rec.IPv6Mode)
-	}
-	return err == nil, err
+	return link.WithInside(rec, func(c *link.Container, in *link.Inside) error {
+		if n.rec.IPv6Mode == "" {
+			return nil
+		}
+		return c.SetIPv6(in.Name, n.rec.IPv6Mode)
+	})
 }
 
 // announce sends one announcement for each address from the endpoint's link. It reports
@@ -200,19 +193,12 @@ func announce(rec *lan.Endpoint, addrs []netip.Addr) (sent bool, err error) {
 	if !netns.Alive(rec.Sandbox) {
 		return false, nil
 	}
-	c, err := link.OpenContainer(rec.Sandbox)
-	if err != nil {
-		return false, err
-	}
-	defer c.Close()
-	in, err := c.Find(rec)
-	if err != nil || in == nil {
-		return false, err
-	}
-	for _, addr := range addrs {
-		if err := acd.Announce(acd.Link{NS: c.NS, Index: in.Index}, in.MAC, addr); err != nil {
-			return false, err
+	return link.WithInside(rec, func(c *link.Container, in *link.Inside) error {
+		for _, addr := range addrs {
+			if err := acd.Announce(acd.Link{NS: c.NS, Index: in.Index}, in.MAC, addr); err != nil {
+				return err
+			}
 		}
-	}
-	return true, nil
+		return nil
+	})
 }

@@ -573,22 +573,18 @@ func (m *Manager) sightedFree(sp *space, s acd.Sighting, mac string) {
 // defend announces a container's address from its own link (RFC 5227 section 2.4 (c):
 // a server's address is kept, and defended at most every DEFEND_INTERVAL).
 func (m *Manager) defend(e lan.Endpoint, addr netip.Addr) {
-	c, err := link.OpenContainer(e.Sandbox)
-	if err != nil {
-		return // it has just ended
-	}
-	defer c.Close()
-	e.IPv4, e.IPv6 = netip.Prefix{}, netip.Prefix{}
 	p := netip.PrefixFrom(addr, addr.BitLen())
 	if addr.Is4() {
 		e.IPv4 = p
 	} else {
 		e.IPv6 = p
 	}
-	in, err := c.Find(&e)
-	if err == nil && in != nil {
-		err = acd.Announce(acd.Link{NS: c.NS, Index: in.Index}, in.MAC, addr)
+	if !netns.Alive(e.Sandbox) {
+		return // it has just ended
 	}
+	_, err := link.WithInside(&e, func(c *link.Container, in *link.Inside) error {
+		return acd.Announce(acd.Link{NS: c.NS, Index: in.Index}, in.MAC, addr)
+	})
 	if err != nil {
 		m.log.Warn("address not defended", "address", addr, "err", err)
 	}

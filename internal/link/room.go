@@ -177,19 +177,19 @@ func (c *Container) Find(e *lan.Endpoint) (*Inside, error) {
 	return nil, nil
 }
 
-// LookInside lists the addresses of an endpoint's link in its container, link-local ones
-// left out; none while it has no such link.
-func LookInside(e *lan.Endpoint) ([]netip.Prefix, error) {
+// WithInside calls do with an endpoint's link in its container, if Find finds it, and
+// reports whether it did. The namespace is open for as long as do takes.
+func WithInside(e *lan.Endpoint, do func(*Container, *Inside) error) (found bool, err error) {
 	c, err := OpenContainer(e.Sandbox)
 	if err != nil {
-		return nil, err
+		return false, err
 	}
 	defer c.Close()
 	in, err := c.Find(e)
 	if err != nil || in == nil {
-		return nil, err
+		return false, err
 	}
-	return in.Addrs, nil
+	return true, do(c, in)
 }
 
 // SetIPv6 makes a link in the container heed a mode: lan.IPv6SLAAC lets it take
