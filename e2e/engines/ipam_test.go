@@ -85,9 +85,13 @@ func TestPoolIsFull(t *testing.T) {
 	onEach(t, func(u *user) {
 		u.sh("docker network create -d lanyard --ipam-driver lanyard --subnet 10.60.0.0/30 --subnet 10.61.0.0/30 --gateway 10.60.0.1 --gateway 10.61.0.1 -o parent=eth1 tiny")
 		u.sh(run + "--name first --network tiny busybox:lab && " + run + "--name second --network tiny busybox:lab")
-		u.says("docker exec second ip addr show eth0", "10.61.0.2/30")
-		u.says("docker exec second ip route", "default via 10.61.0.1")
-		u.fails("docker run --rm --network tiny busybox:lab true", "pool 10.60.0.0/30 on eth1 is full", "10.60.0.2 by", "pool 10.61.0.0/30", "try: lanyard address ls")
+		// docker gives the subnets in no order.
+		first, second := u.addr("first", "tiny"), u.addr("second", "tiny")
+		if min(first, second) != "10.60.0.2" || max(first, second) != "10.61.0.2" {
+			t.Errorf("addresses %s and %s", first, second)
+		}
+		u.says("docker exec second ip route", "default via "+strings.Replace(second, "0.2", "0.1", 1))
+		u.fails("docker run --rm --network tiny busybox:lab true", "pool 10.60.0.0/30 on eth1 is full", first+" by", "pool 10.61.0.0/30 on eth1 is full", "try: lanyard address ls")
 		u.sh("docker rm -f first")
 		u.sh(run + "--name third --network tiny busybox:lab")
 	})
