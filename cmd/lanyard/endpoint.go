@@ -59,11 +59,6 @@ func newEndpointLs(g *globals) *cobra.Command {
 	}
 	l.addTo(cmd)
 	cmd.Flags().StringVar(&network, "network", "", "only those of this network (a name, an id or the beginning of an id)")
-	complete := func(cmd *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
-		return completeNetworks(g, cmd), cobra.ShellCompDirectiveNoFileComp
-	}
-	if err := cmd.RegisterFlagCompletionFunc("network", complete); err != nil {
-		panic(err) // the flag is defined just above
-	}
+	complete(cmd, "network", func(cmd *cobra.Command) []cobra.Completion { return completeNetworks(g, cmd) })
 	return cmd
 }

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net"
@@ -239,9 +238,7 @@ func (e *Engine) chooseMAC(n *network, rec lan.Endpoint) string {
 		seed = rec.IPv6.Addr().String()
 	}
 	for try := 0; ; try++ {
-		sum := sha256.Sum256(fmt.Appendf(nil, "%x %s %s %d", e.db.Salt(), n.rec.Key, seed, try))
-		mac := net.HardwareAddr(sum[:6])
-		mac[0] = mac[0]&^1 | 2 // unicast, locally administered (IEEE 802c)
+		mac := lan.LocalMAC(fmt.Appendf(nil, "%x %s %s %d", e.db.Salt(), n.rec.Key, seed, try))
 		if !e.hasMAC(n.rec.Key, mac.String()) && (try > 2 || !e.ipam.MACSeen(n.rec.Key, mac.String())) {
 			return mac.String()
 		}

@@ -84,7 +84,8 @@ func (m *Manager) fix(p *place, r lan.AddressRequest) (netip.Prefix, error) {
 	if r.Gateway {
 		p.rec.Gateway = addr
 	} else if !slices.Contains(p.rec.Aux, addr) {
-		if who := m.holder(p.space, addr, nil); who != "" && p.space.users[addr] != nil {
+		if p.space.users[addr] != nil {
+			who := m.holder(p.space, addr, nil)
 			m.mu.Unlock()
 			return netip.Prefix{}, lan.Refusef(lan.ErrConflict, "auxiliary address %s%s is %s", addr, p.space.on(), who)
 		}
@@ -174,14 +175,11 @@ func (m *Manager) choose(p *place, w want, hosts map[netip.Addr]string) (g *gran
 	}
 	places := m.family(p)
 	sp := p.space
-	take := func(q *place, addr netip.Addr, source string) *grant {
-		return m.take(q, addr, w, source)
-	}
 	if w.name != "" {
 		for addr, r := range sp.reserved {
 			for _, q := range places {
 				if r.Name == w.name && q.rec.Subnet.Contains(addr) && !sp.set.Taken(addr) {
-					return take(q, addr, SourceReservation), false, nil
+					return m.take(q, addr, w, SourceReservation), false, nil
 				}
 			}
 		}
@@ -190,14 +188,12 @@ func (m *Manager) choose(p *place, w want, hosts map[netip.Addr]string) (g *gran
 	if w.owner != "" && p.rec.Policy.Sticky() {
 		for _, q := range places {
 			if i := slices.IndexFunc(q.stock, func(r *ready) bool { return r.was != nil && r.was.Owner == w.owner }); i >= 0 && free(q.stock[i].addr) {
-				r := q.stock[i]
-				r.giveBack(sp)
-				q.stock = slices.Delete(q.stock, i, i+1)
-				return take(q, r.addr, SourceIdentity), !r.at.IsZero(), nil
+				r := q.unstock(i)
+				return m.take(q, r.addr, w, SourceIdentity), !r.at.IsZero(), nil
 			}
 			if addr, ok := sp.set.LastOf(w.owner, subnetRun(q)); ok && free(addr) {
 				i, _ := sp.set.IdleAt(addr)
-				return take(q, addr, SourceIdentity), sp.watchedSince(i.Since), nil
+				return m.take(q, addr, w, SourceIdentity), sp.watchedSince(i.Since), nil
 			}
 		}
 	}
@@ -208,9 +204,8 @@ func (m *Manager) choose(p *place, w want, hosts map[netip.Addr]string) (g *gran
 				if r.at.IsZero() == probed || !free(r.addr) {
 					continue
 				}
-				q.stock = slices.Delete(q.stock, i, i+1)
-				r.giveBack(sp)
-				return take(q, r.addr, SourcePool), probed, nil
+				q.unstock(i)
+				return m.take(q, r.addr, w, SourcePool), probed, nil
 			}
 		}
 	}
@@ -271,14 +266,8 @@ func (m *Manager) chooseThis(p *place, w want, hosts map[netip.Addr]string) (*gr
 	if !whole.Contains(w.addr) {
 		return nil, false, lan.Refusef(lan.ErrInvalid, "address %s is the network's or the broadcast address of subnet %s", w.addr, p.rec.Subnet)
 	}
-	probed := false
-	for _, q := range m.placesIn(sp) {
-		if i := slices.IndexFunc(q.stock, func(r *ready) bool { return r.addr == w.addr }); i >= 0 {
-			probed = !q.stock[i].at.IsZero()
-			q.stock[i].giveBack(sp)
-			q.stock = slices.Delete(q.stock, i, i+1)
-		}
-	}
+	r := m.unstock(sp, w.addr)
+	probed := r != nil && !r.at.IsZero()
 	c := sp.conflicts[w.addr]
 	delete(sp.conflicts, w.addr) // to be asked again, because the user wants it
 	who := ""
@@ -536,9 +525,7 @@ func (m *Manager) Assign(n *lan.Network, key string, e *lan.Endpoint, mac string
 			if handed {
 				return nil, lan.Refusef(lan.ErrConflict, "address %s%s is %s", addr, sp.on(), m.holder(sp, addr, nil))
 			}
-			if sp.set.Taken(addr) && m.unstock(sp, addr) {
-				handed = false
-			}
+			m.unstock(sp, addr)
 			if managed {
 				// Handed out so long ago that it was taken back.
 				if who := m.holder(sp, addr, nil); who != "" {

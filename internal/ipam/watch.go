@@ -2,7 +2,6 @@ package ipam
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net"
@@ -165,10 +164,7 @@ func (m *Manager) openRoom() (*netns.NS, error) {
 // probeMAC is the MAC address of a wire's probe link: the same each time, so that the
 // switch has to learn one only.
 func (m *Manager) probeMAC(key string) net.HardwareAddr {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%x %s probe", m.db.Salt(), key))
-	mac := net.HardwareAddr(sum[:6])
-	mac[0] = mac[0]&^1 | 2 // unicast, locally administered
-	return mac
+	return lan.LocalMAC(fmt.Appendf(nil, "%x %s probe", m.db.Salt(), key))
 }
 
 // Unwire ends conflict detection on a wire, and removes its probe link.
@@ -181,12 +177,7 @@ func (m *Manager) Unwire(key string) {
 	}
 	w := sp.wire
 	sp.wire = nil
-	for _, p := range m.placesIn(sp) {
-		for _, r := range p.stock {
-			r.giveBack(sp)
-		}
-		p.stock = nil
-	}
+	m.emptyStocks(sp)
 	m.mu.Unlock()
 	if w.acd == nil {
 		return
@@ -423,15 +414,13 @@ func (m *Manager) probeStock(ctx context.Context, p *place, w *wire, r *ready) {
 	}
 	switch {
 	case mac != nil:
-		r.giveBack(p.space)
-		p.stock = slices.Delete(p.stock, i, i+1)
+		p.unstock(i)
 		m.meet(p.space, r.addr, mac.String(), conflictRetry)
 		p.space.conflictsSeen++
 		m.log.Warn("address is in use by another on the wire, and not handed out", "address", r.addr, "mac", mac.String(), "wire", link.WireText(p.space.key))
 		m.ring()
 	case err != nil:
-		r.giveBack(p.space)
-		p.stock = slices.Delete(p.stock, i, i+1)
+		p.unstock(i)
 		if ctx.Err() == nil {
 			m.log.Warn("address not probed", "address", r.addr, "wire", link.WireText(p.space.key), "err", err)
 		}
@@ -454,16 +443,23 @@ func (m *Manager) emptyStocks(sp *space) bool {
 	return any
 }
 
-// unstock gives one address back that a pool has probed ahead. The caller holds mu.
-func (m *Manager) unstock(sp *space, addr netip.Addr) bool {
+// unstock gives back the address at i of the stock. The caller holds mu.
+func (p *place) unstock(i int) *ready {
+	r := p.stock[i]
+	r.giveBack(p.space)
+	p.stock = slices.Delete(p.stock, i, i+1)
+	return r
+}
+
+// unstock gives one address back that a pool has in its stock; nil if none has. The
+// caller holds mu.
+func (m *Manager) unstock(sp *space, addr netip.Addr) *ready {
 	for _, p := range m.placesIn(sp) {
 		if i := slices.IndexFunc(p.stock, func(r *ready) bool { return r.addr == addr }); i >= 0 {
-			p.stock[i].giveBack(sp)
-			p.stock = slices.Delete(p.stock, i, i+1)
-			return true
+			return p.unstock(i)
 		}
 	}
-	return false
+	return nil
 }
 
 // askAgain probes for an address that another used.
@@ -553,16 +549,13 @@ func (m *Manager) sightedFree(sp *space, s acd.Sighting, mac string) {
 	if s.Probe {
 		retry = rivalRetry
 	}
+	if m.unstock(sp, s.Addr) != nil {
+		m.meet(sp, s.Addr, mac, retry)
+		sp.conflictsSeen++
+		m.ring()
+		return
+	}
 	for _, p := range m.placesIn(sp) {
-		i := slices.IndexFunc(p.stock, func(r *ready) bool { return r.addr == s.Addr })
-		if i >= 0 {
-			p.stock[i].giveBack(sp)
-			p.stock = slices.Delete(p.stock, i, i+1)
-			m.meet(sp, s.Addr, mac, retry)
-			sp.conflictsSeen++
-			m.ring()
-			return
-		}
 		if what, _ := m.fixed(sp, s.Addr); p.run.Contains(s.Addr) && !s.Probe && what == "" && !sp.set.Taken(s.Addr) {
 			m.meet(sp, s.Addr, mac, retry)
 			return

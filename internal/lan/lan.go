@@ -4,6 +4,7 @@
 package lan
 
 import (
+	"crypto/sha256"
 	"net"
 	"net/netip"
 	"slices"
@@ -251,6 +252,15 @@ func ParseMAC(s string) (net.HardwareAddr, error) {
 		return nil, Refusef(ErrInvalid, "MAC address %s is all zero", s)
 	}
 	return mac, nil
+}
+
+// LocalMAC is the MAC address that follows from seed: unicast and locally administered
+// (IEEE 802c).
+func LocalMAC(seed []byte) net.HardwareAddr {
+	sum := sha256.Sum256(seed)
+	mac := net.HardwareAddr(sum[:6])
+	mac[0] = mac[0]&^1 | 2
+	return mac
 }
 
 // CheckIfName refuses a name that the kernel would not take for a link

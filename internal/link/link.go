@@ -320,16 +320,11 @@ func NameInside(path string, mac string, addr net.IP) (string, error) {
 
 // list is LinkList, tried again when other changes interrupt the dump.
 func (l *Links) list() ([]netlink.Link, error) {
-	for try := 0; ; try++ {
-		links, err := l.h.LinkList()
-		if errors.Is(err, netlink.ErrDumpInterrupted) && try < 10 {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("list links: %w", err)
-		}
-		return links, nil
+	links, err := retried(l.h.LinkList)
+	if err != nil {
+		return nil, fmt.Errorf("list links: %w", err)
 	}
+	return links, nil
 }
 
 // mine reports whether a link carries our mark.

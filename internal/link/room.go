@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"strconv"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -211,16 +210,14 @@ func (c *Container) SetIPv6(name string, mode lan.IPv6Mode) error {
 	case lan.IPv6Off:
 		set = []sysctl{{"accept_ra", 0}, {"autoconf", 0}, {"disable_ipv6", 1}}
 	}
-	return c.NS.Do(func() error {
-		for _, s := range set {
-			err := os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/"+s.key, []byte(strconv.Itoa(s.value)), 0o644)
-			if errors.Is(err, os.ErrNotExist) && mode == lan.IPv6Off {
-				continue // a kernel without IPv6
-			}
-			if err != nil {
-				return fmt.Errorf("IPv6 of %s: %w", name, err)
-			}
+	for _, s := range set {
+		err := c.links.setSysctl("ipv6", name, s.key, s.value)
+		if errors.Is(err, os.ErrNotExist) && mode == lan.IPv6Off {
+			continue // a kernel without IPv6
 		}
-		return nil
-	})
+		if err != nil {
+			return fmt.Errorf("IPv6 of %s: %w", name, err)
+		}
+	}
+	return nil
 }
