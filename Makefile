@@ -9,6 +9,7 @@ COMMIT     ?= $(shell git rev-parse HEAD 2>/dev/null)
 FUZZTIME   ?= 10s
 ENGINE     ?= 20.10
 NODE       ?= 1
+LIVES      ?= 400
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 BUILDFLAGS  = -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)'
@@ -89,8 +90,12 @@ test: ## everything: lint, unit, kernel, engines, lab; installs what it needs
 test-engine29: ## the tests of package engines on a pre-release of Docker 29; builds it the first time, some minutes
 	LANYARD_ENGINES=29 $(GO) test -count=1 -tags lab -timeout 40m ./e2e/engines
 
+.PHONY: soak
+soak: ## containers that come and go on short DHCP leases, with faults, LIVES=400 of them, 15 minutes
+	LANYARD_SOAK=$(LIVES) LANYARD_ENGINES=28.5 $(GO) test -count=1 -tags lab -v -timeout 3h -run TestDHCPSoak ./e2e/engines
+
 .PHONY: bench
-bench: ## lanyard beside Docker's own on two engines, 40 minutes; writes docs/benchmarks.md; ONLY=addresses|drivers|handlers
+bench: ## lanyard beside Docker's own on two engines, 40 minutes; writes docs/benchmarks.md; ONLY=addresses|drivers|handlers|dhcp
 	$(GO) run ./e2e/bench $(if $(ONLY),-only $(ONLY)) -o docs/benchmarks.md
 
 .PHONY: docs

@@ -105,14 +105,22 @@ func (w *where) of(cmd *cobra.Command, c *control.Client, addr netip.Addr) (stri
 	case pools == nil:
 		return "", nil
 	}
+	id, wire := "", ""
 	var subnets []string
 	for _, p := range pools {
-		if p.Subnet.Contains(addr) {
-			return p.ID, nil
+		switch {
+		case !p.Subnet.Contains(addr):
+			subnets = append(subnets, p.Subnet.String())
+		case id == "":
+			id, wire = p.ID, p.Wire
+		case wire != p.Wire:
+			return "", lan.Refusef(lan.ErrConflict, "%q is a pool on %s and a network on %s; try: --network", w.pool, wire, p.Wire)
 		}
-		subnets = append(subnets, p.Subnet.String())
 	}
-	return "", lan.Refusef(lan.ErrInvalid, "address %s is not in %s", addr, strings.Join(subnets, " or "))
+	if id == "" {
+		return "", lan.Refusef(lan.ErrInvalid, "address %s is not in %s", addr, strings.Join(subnets, " or "))
+	}
+	return id, nil
 }
 
 func newAddressLs(g *globals) *cobra.Command {
@@ -158,7 +166,7 @@ func newAddressLs(g *globals) *cobra.Command {
 				return explain(err)
 			}
 			names := networkNames(ctx)
-			named := nameAddresses(ctx, all, names)
+			named := nameAddresses(ctx, all, &nameBook{networks: names})
 			if l.json {
 				return printJSON(out, named)
 			}
@@ -175,19 +183,12 @@ func newAddressLs(g *globals) *cobra.Command {
 	return cmd
 }
 
-// nameAddresses adds the names that Docker knows. It asks for those of containers only
-// where the daemon does not have them.
-func nameAddresses(ctx context.Context, all []ipam.AddressState, networks map[string]string) []namedAddress {
+// nameAddresses adds the names that Docker knows.
+func nameAddresses(ctx context.Context, all []ipam.AddressState, names *nameBook) []namedAddress {
 	list := make([]namedAddress, len(all))
-	var containers map[string]string
 	for i, a := range all {
-		if a.Container == "" && a.Endpoint != "" {
-			if containers == nil {
-				containers = containerNames(ctx)
-			}
-			a.Container = containers[a.Endpoint]
-		}
-		list[i] = namedAddress{a, networks[a.Network]}
+		a.Container = names.container(ctx, a.Container, a.Endpoint)
+		list[i] = namedAddress{a, names.network(ctx, a.Network)}
 	}
 	return list
 }
@@ -410,6 +411,7 @@ func completeAddresses(g *globals) cobra.CompletionFunc {
 			switch {
 			case a.State == ipam.StateReserved && a.Source == ipam.SourceReservation, a.State == ipam.StateConflict:
 				out = append(out, cobra.CompletionWithDesc(a.Address.String(), a.Note))
+			case a.Source == ipam.SourceServer: // lanyard lease release
 			case a.State == ipam.StateResting, a.State == ipam.StateIdle:
 				out = append(out, cobra.CompletionWithDesc(a.Address.String(), strings.TrimSpace(a.State+" "+a.Container)))
 			}

@@ -130,10 +130,12 @@ func runDaemon(ctx context.Context, c daemonConfig) (err error) {
 	if err != nil {
 		return err
 	}
-	addresses, err := ipam.New(ipam.Config{DB: db, Links: links, Log: c.log}, state)
+	late := &latecomers{api: dockerAPI(), log: c.log, silent: make(chan string, 64)}
+	addresses, err := ipam.New(ipam.Config{DB: db, Links: links, Log: c.log, Silent: late.tell}, state)
 	if err != nil {
 		return err
 	}
+	late.answer = addresses.Answered
 	e, err := engine.New(engine.Config{DB: db, Links: links, Addresses: addresses, State: state, Log: c.log})
 	if err != nil {
 		return err
@@ -152,15 +154,16 @@ func runDaemon(ctx context.Context, c daemonConfig) (err error) {
 		return err
 	}
 	defer controlListener.Close()
+	g, ctx := errgroup.WithContext(ctx)
 	source := control.Source{
 		Version: thisVersion(), Networks: e.Networks, Endpoints: e.Endpoints, ForgetNetwork: e.ForgetNetwork,
 		Pools: addresses.Pools, Addresses: addresses.Addresses, Reserve: addresses.Reserve, Release: addresses.Release,
+		Leases: addresses.Leases, Lease: addresses.Lease, RenewLease: addresses.RenewLease, ReleaseLease: addresses.ReleaseLease,
+		Events: addresses.Events, EventCounts: addresses.EventCounts, Stopping: ctx.Done(),
 	}
 	plugin := &serve.HTTP{Name: "plugin socket", Listener: pluginListener, Handler: docker.New(docker.VerbsOf(e), c.log), Log: c.log}
 	operator := &serve.HTTP{Name: "control socket", Listener: controlListener, Handler: control.NewHandler(source, c.log), Log: c.log}
-
-	g, ctx := errgroup.WithContext(ctx)
-	for _, t := range []task{e, addresses, plugin, operator, signals{c.log, came}, systemd{c.log}} {
+	for _, t := range []task{e, addresses, plugin, operator, late, signals{c.log, came}, systemd{c.log}} {
 		g.Go(func() error { return t.Run(ctx) })
 	}
 	c.log.Info("serving", "version", source.Version.Version, "plugin", pluginListener.Addr().String(),

@@ -111,7 +111,7 @@ func cliPage() string {
 		"| `" + envSocket + "` | the control socket, where `--control-socket` is not given |\n" +
 		"| `DOCKER_HOST` | where to ask for the names of networks and containers; `unix://` and plain `tcp://` only |\n" +
 		"| `LC_ALL`, else `LC_CTYPE`, else `LANG` | whether `pool ls` and `pool inspect` may draw with more than ASCII |\n\n" +
-		"`lanyard completion bash|zsh|fish|powershell` prints a completion script; networks, pools and addresses complete as the daemon knows them.\n")
+		"`lanyard completion bash|zsh|fish|powershell` prints a completion script; networks, pools, addresses and leases complete as the daemon knows them.\n")
 	for _, c := range commands(newRoot()) {
 		fmt.Fprintf(&b, "\n## %s\n\n%s\n\n```\n%s\n```\n\nFor example:\n\n```\n%s\n```\n\n", c.CommandPath(), c.Long, useLine(c), unindent(c.Example))
 		fmt.Fprintf(&b, "```\n%s```\n", c.LocalFlags().FlagUsages())

@@ -23,17 +23,16 @@ func newEndpointLs(g *globals) *cobra.Command {
 		Aliases: []string{"list"},
 		Short:   "List the endpoints",
 		Long: "List the endpoints: one for each container on each network. The containers' names come from\n" +
-			"Docker; they are left out (-) where Docker does not answer.",
+			"Docker; they are left out (-) where Docker does not answer.\n\n" +
+			"Where a DHCP server has given a running container another address, the one that Docker knows\n" +
+			"is shown beside it: docker inspect has that until the container is started again.",
 		Example: "  lanyard endpoint ls\n  lanyard endpoint ls --network lan --json",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, client, id := cmd.Context(), g.client(cmd), ""
-			if cmd.Flags().Changed("network") {
-				n, err := findNetwork(ctx, client, network)
-				if err != nil {
-					return explain(err)
-				}
-				id = n.ID
+			ctx, client := cmd.Context(), g.client(cmd)
+			id, err := networkID(cmd, client, network)
+			if err != nil {
+				return explain(err)
 			}
 			all, err := client.Endpoints(ctx, id)
 			if err != nil {
@@ -58,7 +57,6 @@ func newEndpointLs(g *globals) *cobra.Command {
 		},
 	}
 	l.addTo(cmd)
-	cmd.Flags().StringVar(&network, "network", "", "only those of this network (a name, an id or the beginning of an id)")
-	complete(cmd, "network", func(cmd *cobra.Command) []cobra.Completion { return completeNetworks(g, cmd) })
+	networkFlag(g, cmd, &network)
 	return cmd
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -13,7 +14,8 @@ import (
 )
 
 // Docker knows what the daemon does not: the names. Only the command line asks
-// for them, never the daemon, and it does without where Docker does not answer.
+// for them, and it does without where Docker does not answer. The daemon asks Docker
+// for containers that wait for a DHCP server alone; see latecomers.
 
 // patience is how long Docker may take to name things.
 const patience = 2 * time.Second
@@ -44,17 +46,22 @@ func dockerAPI() *engineAPI {
 	return nil
 }
 
-func (a *engineAPI) get(ctx context.Context, path string, into any) error {
+// send asks the engine for something; the caller closes the answer's body.
+func (a *engineAPI) send(ctx context.Context, method, path string) (*http.Response, error) {
 	if a == nil {
-		return fmt.Errorf("docker host %s: only the docker command reaches it", os.Getenv("DOCKER_HOST"))
+		return nil, fmt.Errorf("docker host %s: only the docker command reaches it", os.Getenv("DOCKER_HOST"))
 	}
+	r, err := http.NewRequestWithContext(ctx, method, a.base+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	return a.http.Do(r)
+}
+
+func (a *engineAPI) get(ctx context.Context, path string, into any) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, a.base+path, nil)
-	if err != nil {
-		return err
-	}
-	w, err := a.http.Do(r)
+	w, err := a.send(ctx, http.MethodGet, path)
 	if err != nil {
 		return err
 	}
@@ -110,4 +117,37 @@ func containerNames(ctx context.Context) map[string]string {
 		}
 	}
 	return names
+}
+
+// nameBook knows the names that Docker gives. It asks for all of a kind when one is wanted:
+// once or, where again is set, for each that is new to it.
+type nameBook struct {
+	networks, containers map[string]string
+	again                bool
+}
+
+// network is a network's name, "" where Docker does not say it.
+func (b *nameBook) network(ctx context.Context, id string) string {
+	return b.look(ctx, &b.networks, id, networkNames)
+}
+
+// container is the name of the container with an endpoint: what the daemon knows, or else
+// what Docker says.
+func (b *nameBook) container(ctx context.Context, known, endpoint string) string {
+	if known != "" {
+		return known
+	}
+	return b.look(ctx, &b.containers, endpoint, containerNames)
+}
+
+func (b *nameBook) look(ctx context.Context, names *map[string]string, id string, ask func(context.Context) map[string]string) string {
+	if _, ok := (*names)[id]; id == "" || ok || *names != nil && !b.again {
+		return (*names)[id]
+	}
+	if *names == nil {
+		*names = map[string]string{}
+	}
+	(*names)[id] = "" // is not asked for twice
+	maps.Copy(*names, ask(ctx))
+	return (*names)[id]
 }

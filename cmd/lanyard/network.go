@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -115,6 +117,9 @@ func tags(list []lan.Tag) string {
 	return strings.Join(words, ".")
 }
 
+// fromDHCP stands for what only a site's DHCP server knows.
+const fromDHCP = "from DHCP"
+
 // pools are the subnets of both families; Docker's null IPAM driver has none.
 func pools(n *lan.Network) string {
 	var words []string
@@ -122,6 +127,8 @@ func pools(n *lan.Network) string {
 		for _, s := range list {
 			if s.Pool.Bits() != 0 {
 				words = append(words, s.Pool.String())
+			} else if s.Source == lan.SourceDHCP && !slices.Contains(words, fromDHCP) {
+				words = append(words, fromDHCP)
 			}
 		}
 	}
@@ -181,6 +188,24 @@ func completeNetworks(g *globals, cmd *cobra.Command) []cobra.Completion {
 		out = append(out, cobra.CompletionWithDesc(lan.Short(n.ID), about))
 	}
 	return out
+}
+
+// networkFlag is the flag that leaves only what is a network's.
+func networkFlag(g *globals, cmd *cobra.Command, word *string) {
+	cmd.Flags().StringVar(word, "network", "", "only those of this network (a name, an id or the beginning of an id)")
+	complete(cmd, "network", func(cmd *cobra.Command) []cobra.Completion { return completeNetworks(g, cmd) })
+}
+
+// networkID is the id of the network that networkFlag names, "" where it names none.
+func networkID(cmd *cobra.Command, c *control.Client, word string) (string, error) {
+	if !cmd.Flags().Changed("network") {
+		return "", nil
+	}
+	n, err := findNetwork(cmd.Context(), c, word)
+	if err != nil {
+		return "", err
+	}
+	return n.ID, nil
 }
 
 // findNetwork is the network that word means, as docker would take it: an id,
@@ -250,6 +275,7 @@ func printNetwork(cmd *cobra.Command, n *namedNetwork, endpoints []engine.Endpoi
 	}
 	printSubnets(line, "IPv4 subnet", n.IPv4)
 	printSubnets(line, "IPv6 subnet", n.IPv6)
+	printDHCP(line, &n.Network)
 	line("Created", n.Created.Local().Format(time.RFC3339))
 	line("Note", n.Note)
 	line("Problem", n.Problem)
@@ -264,7 +290,12 @@ func printNetwork(cmd *cobra.Command, n *namedNetwork, endpoints []engine.Endpoi
 func printSubnets(line func(key, value string), key string, list []lan.Subnet) {
 	for _, s := range list {
 		value := s.Pool.String()
-		if s.Pool.Bits() == 0 {
+		switch {
+		case s.Source == lan.SourceDHCP && s.Pool.Bits() == 0:
+			value = fromDHCP
+		case s.Source == lan.SourceDHCP:
+			value += ", addresses " + fromDHCP
+		case s.Pool.Bits() == 0:
 			value = "none (null IPAM)"
 		}
 		if s.Gateway.IsValid() {
@@ -272,6 +303,43 @@ func printSubnets(line func(key, value string), key string, list []lan.Subnet) {
 		}
 		line(key, value)
 	}
+}
+
+// printDHCP says how containers of a network ask DHCP servers.
+func printDHCP(line func(key, value string), n *lan.Network) {
+	if !n.Leases() {
+		return
+	}
+	d := &n.DHCP
+	back := "never given back"
+	switch d.When() {
+	case lan.ReleaseRemove:
+		back = "given back when the container has not come back for " + duration(n.GraceTime())
+	case lan.ReleaseStop:
+		back = "given back when the container ends"
+	}
+	line("DHCP", "waited for up to "+duration(d.Wait())+", "+back)
+	line("Servers", words(d.Servers))
+	line("Refused", words(d.Deny))
+	line("Client ID", d.ClientID)
+	if d.Fallback.IsValid() {
+		line("Fallback", d.Fallback.String()+", where no server answers")
+	}
+}
+
+// addressText is a container's address, and what Docker knows in its place.
+func addressText(has, told netip.Prefix) string {
+	text := ""
+	if has.IsValid() {
+		text = has.String()
+	}
+	if told.IsValid() && told.Addr() != has.Addr() {
+		if text == "" {
+			text = "none"
+		}
+		text += " (Docker: " + told.Addr().String() + ")"
+	}
+	return text
 }
 
 // printEndpoints prints endpoints in columns, with a column for their network
@@ -294,13 +362,7 @@ func printEndpoints(ctx context.Context, out io.Writer, all []engine.EndpointSta
 			}
 			row = append(row, name)
 		}
-		v4, v6 := "", ""
-		if e.IPv4.IsValid() {
-			v4 = e.IPv4.String()
-		}
-		if e.IPv6.IsValid() {
-			v6 = e.IPv6.String()
-		}
+		v4, v6 := addressText(e.IPv4, e.Told4), addressText(e.IPv6, e.Told6)
 		for _, a := range e.SLAAC {
 			v6 = strings.TrimSpace(v6 + " " + a.String() + " (slaac)")
 		}

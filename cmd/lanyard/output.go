@@ -101,6 +101,8 @@ func explain(err error) error {
 		return fmt.Errorf("%w; try: systemctl start lanyard, or sudo lanyard daemon", err)
 	case errors.Is(err, control.ErrDenied):
 		return fmt.Errorf("%w: only root may ask the daemon; try: the same with sudo", err)
+	case errors.Is(err, control.ErrStopped):
+		return fmt.Errorf("%w; try: the same again when it is back", err)
 	}
 	return err
 }

@@ -140,6 +140,9 @@ func TestPoolID(t *testing.T) {
 		"192.168.0.0/16,192.168.11.0/24": "192.168.0.0/16,192.168.11.0/24",
 		"fd00:1::/64@eth1|802.1Q:100#2":  "fd00:1::/64@eth1|802.1Q:100#2",
 		"0728abe9c17d70aa0728abe9c17d/1": "0728abe9c17d/1",
+		"dhcp":                           "dhcp",
+		"dhcpv6#2":                       "dhcpv6#2",
+		"dhcp@eth1:802.1Q:100":           "dhcp@eth1:802.1Q:100",
 	} {
 		if got := poolID(id, false); got != want || poolID(id, true) != id {
 			t.Errorf("%s is shown as %s and %s", id, got, poolID(id, true))

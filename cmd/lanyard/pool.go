@@ -43,8 +43,11 @@ func newPoolLs(g *globals) *cobra.Command {
 			"The bar shows, from the left, what is used, what is set aside, resting or in conflict, and what\n" +
 			"is free. Each has one cell at least if there is any. Where the locale is not UTF-8 the bar is\n" +
 			"made of #, + and dots.\n\n" +
+			"The addresses of a network that takes them from the site's DHCP servers are no pool of lanyard's:\n" +
+			"only the leases that containers have (USED), and those kept for containers that ended (RESTING),\n" +
+			"are counted. See: lanyard lease ls.\n\n" +
 			"The control socket has the same figures for Prometheus, at /metrics.",
-		Example: "  lanyard pool ls\n  lanyard pool ls --json | jq -r '.[] | select(.free < 10) | .id'\n" +
+		Example: "  lanyard pool ls\n  lanyard pool ls --json | jq -r '.[] | select(.source != \"dhcp\" and .free < 10) | .id'\n" +
 			"  curl --unix-socket " + defaultControlSocket + " http://lanyard/metrics",
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -65,10 +68,7 @@ func newPoolLs(g *globals) *cobra.Command {
 			}
 			rows := [][]string{{"POOL", "NETWORK", "WIRE", "SIZE", "USED", "FREE", "RESTING", "CONFLICT", "ACD", "BAR"}}
 			for _, p := range all {
-				rows = append(rows, []string{
-					poolID(p.ID, l.whole), or(networksText(p.Networks, names, l.whole)), or(p.Wire), sizeText(&p), number(p.Used), freeText(&p),
-					number(p.Resting), number(p.Conflicting), p.ACD, bar(p.Counts, utf8Locale()),
-				})
+				rows = append(rows, poolRow(&p, names, l.whole, utf8Locale()))
 			}
 			return printTable(out, rows)
 		},
@@ -77,13 +77,23 @@ func newPoolLs(g *globals) *cobra.Command {
 	return cmd
 }
 
+// poolRow is a pool in columns.
+func poolRow(p *ipam.PoolState, names map[string]string, whole, glyphs bool) []string {
+	row := []string{poolID(p.ID, whole), or(networksText(p.Networks, names, whole)), or(p.Wire)}
+	if p.Source == lan.SourceDHCP {
+		return append(row, "-", number(p.Used), "-", number(p.Resting), "-", p.ACD, fromDHCP)
+	}
+	return append(row, sizeText(p), number(p.Used), freeText(p), number(p.Resting), number(p.Conflicting), p.ACD, bar(p.Counts, glyphs))
+}
+
 func newPoolInspect(g *globals) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "inspect POOL|NETWORK...",
 		Short: "Show all about pools, and who has their addresses",
 		Long: "Show all about pools, and the addresses in them that are not free, conflicts first. A pool is\n" +
-			"named by its id, or by a network that has it: a name, an id, or the unique beginning of an id.",
+			"named by its id, or by a network that has it: a name, an id, or the unique beginning of an id.\n" +
+			"Where a network has the name of another one's pool, all of these are shown.",
 		Example: "  lanyard pool inspect lan\n  lanyard pool inspect 192.168.0.0/16,192.168.11.0/24\n" +
 			"  lanyard pool inspect lan --json | jq '.[].pool.free'",
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -107,7 +117,7 @@ func newPoolInspect(g *globals) *cobra.Command {
 				}
 			}
 			now, names := time.Now(), networkNames(ctx)
-			list := make([]inspectedPool, len(pools))
+			book, list := &nameBook{networks: names}, make([]inspectedPool, len(pools))
 			for i, p := range namePools(pools, names) {
 				all, err := client.Addresses(ctx, p.ID, "")
 				if err != nil {
@@ -115,7 +125,7 @@ func newPoolInspect(g *globals) *cobra.Command {
 				}
 				all = slices.DeleteFunc(all, func(a ipam.AddressState) bool { return isFree(&a) })
 				slices.SortStableFunc(all, func(a, b ipam.AddressState) int { return worst(&a) - worst(&b) })
-				list[i] = inspectedPool{p, nameAddresses(ctx, all, names)}
+				list[i] = inspectedPool{p, nameAddresses(ctx, all, book)}
 			}
 			out := cmd.OutOrStdout()
 			if asJSON {
@@ -139,8 +149,8 @@ func newPoolInspect(g *globals) *cobra.Command {
 	return cmd
 }
 
-// findPools are the pools that word means: the one with that id, else those of the
-// network that it means.
+// findPools are the pools that word means: the one with that id, and those of the network
+// that it means.
 func findPools(ctx context.Context, c *control.Client, word string) ([]ipam.PoolState, error) {
 	if word == "" {
 		return nil, lan.Refusef(lan.ErrInvalid, "a pool's id or a network is missing; try: lanyard pool ls")
@@ -149,13 +159,17 @@ func findPools(ctx context.Context, c *control.Client, word string) ([]ipam.Pool
 	if err != nil {
 		return nil, err
 	}
-	for _, p := range all {
-		if p.ID == word || poolID(p.ID, false) == word {
-			return []ipam.PoolState{p}, nil
-		}
-	}
+	network := ""
 	n, err := findNetwork(ctx, c, word)
+	if err == nil {
+		network = n.ID
+	}
+	found := slices.DeleteFunc(slices.Clone(all), func(p ipam.PoolState) bool {
+		return p.ID != word && poolID(p.ID, false) != word && !slices.Contains(p.Networks, network)
+	})
 	switch {
+	case len(found) > 0:
+		return found, nil
 	case errors.Is(err, lan.ErrNotFound) && strings.ContainsAny(word, "/.:"):
 		return nil, lan.Refusef(lan.ErrNotFound, "pool %q is not known; try: lanyard pool ls", word)
 	case err != nil:
@@ -192,6 +206,9 @@ func completePools(g *globals, cmd *cobra.Command) []cobra.Completion {
 	seen := map[string]bool{}
 	for _, p := range all {
 		about := number(p.Used) + " of " + sizeText(&p) + " used"
+		if p.Source == lan.SourceDHCP {
+			about = number(p.Used) + " leased " + fromDHCP
+		}
 		if p.Wire != "" {
 			about += ", on " + p.Wire
 		}
@@ -220,8 +237,8 @@ func namePools(all []ipam.PoolState, names map[string]string) []namedPool {
 // poolID is the id of a pool. Those of networks whose subnets are options begin with the
 // network's, which is cut short unless all of it is wanted.
 func poolID(id string, whole bool) string {
-	network, number, _ := strings.Cut(id, "/")
-	if whole || strings.ContainsAny(network, ".:") {
+	network, number, ofNetwork := strings.Cut(id, "/")
+	if whole || !ofNetwork || strings.ContainsAny(network, ".:@") {
 		return id
 	}
 	return lan.Short(network) + "/" + number
@@ -272,11 +289,13 @@ func printPool(out io.Writer, p *inspectedPool, now time.Time) error {
 		line("Network", "none of lanyard's")
 	}
 	line("Wire", s.Wire)
-	line("Subnet", s.Subnet.String())
+	printSubnets(line, "Subnet", []lan.Subnet{{Pool: s.Subnet, Source: s.Source}})
 	if s.Range.IsValid() {
 		line("Range", s.Range.String())
 	}
-	line("Gives out", s.First.String()+" to "+s.Last.String())
+	if s.Source != lan.SourceDHCP {
+		line("Gives out", s.First.String()+" to "+s.Last.String())
+	}
 	if s.Gateway.IsValid() {
 		line("Gateway", s.Gateway.String())
 	}
@@ -297,14 +316,23 @@ func printPool(out io.Writer, p *inspectedPool, now time.Time) error {
 		line("Conflicts", fmt.Sprintf("%d seen on the wire since the daemon started, %d times defended", s.Conflicts, s.Defended))
 	}
 	line("Created", s.Created.Local().Format(time.RFC3339))
+	if s.Source == lan.SourceDHCP {
+		line("Leases", fmt.Sprintf("%d used, %d kept for containers that ended; try: lanyard lease ls", s.Used, s.Resting))
+		return printPoolAddresses(out, p.Addresses, now)
+	}
 	line("Addresses", fmt.Sprintf("%s: %d used, %d set aside, %d resting, %d conflicting, %s free",
 		sizeText(&s.PoolState), s.Used, s.Reserved, s.Resting, s.Conflicting, freeText(&s.PoolState)))
 	fmt.Fprintf(out, "%-14s%s\n", "", bar(s.Counts, utf8Locale()))
-	if len(p.Addresses) == 0 {
+	return printPoolAddresses(out, p.Addresses, now)
+}
+
+// printPoolAddresses prints a pool's addresses, if there are any, below what is said of it.
+func printPoolAddresses(out io.Writer, all []namedAddress, now time.Time) error {
+	if len(all) == 0 {
 		return nil
 	}
 	fmt.Fprintln(out)
-	return printAddresses(out, p.Addresses, nil, false, now)
+	return printAddresses(out, all, nil, false, now)
 }
 
 // Bars have 20 cells, drawn for used, not to be had, and free.

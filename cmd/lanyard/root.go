@@ -74,7 +74,9 @@ func newRoot() *cobra.Command {
 	pool.AddCommand(newPoolLs(g), newPoolInspect(g))
 	address := group(&cobra.Command{Use: "address", Short: "Look at addresses, reserve them and make them free", Aliases: []string{"addr"}})
 	address.AddCommand(newAddressLs(g), newAddressReserve(g), newAddressRelease(g))
-	root.AddCommand(newDaemon(g), network, endpoint, pool, address, newVersion(g))
+	lease := group(&cobra.Command{Use: "lease", Short: "Look at the leases of DHCP servers, renew them and give them back"})
+	lease.AddCommand(newLeaseLs(g), newLeaseInspect(g), newLeaseRenew(g), newLeaseRelease(g))
+	root.AddCommand(newDaemon(g), network, endpoint, pool, address, lease, newEvents(g), newVersion(g))
 	return root
 }
 

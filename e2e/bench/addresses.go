@@ -43,29 +43,40 @@ func (b *run) measureAddresses(ctx context.Context) error {
 	if err := b.sh(ctx, script); err != nil {
 		return err
 	}
+	client := control.NewClient(fmt.Sprintf("/proc/%d/root/run/lanyard/control.sock", b.h.LanyardPid()))
+	defer client.Close()
+	b.say("docker run, %d ways to get an address", len(ways))
+	networks := make([]string, len(ways))
+	for i, w := range ways {
+		networks[i] = w.name
+	}
+	var err error
+	b.asked, err = b.dockerRun(ctx, networks, func() error { return warm(ctx, client) })
+	return err
+}
+
+// dockerRun measures docker run on networks, each as often, in an order drawn anew each
+// time; before comes before each round.
+func (b *run) dockerRun(ctx context.Context, networks []string, before func() error) ([]addressRow, error) {
 	commands := []struct{ what, timed, after string }{
 		{"`docker run --rm`, to its exit", "docker run --rm --network WAY busybox:lab true", ""},
 		{"`docker run -d`", "docker run -d --name c1 --network WAY busybox:lab", "docker rm -f c1"},
 	}
-	client := control.NewClient(fmt.Sprintf("/proc/%d/root/run/lanyard/control.sock", b.h.LanyardPid()))
-	defer client.Close()
-	b.say("docker run, %d ways to get an address", len(ways))
 	rows := make([]addressRow, len(commands))
 	for c := range rows {
-		rows[c] = addressRow{commands[c].what, make([]series, len(ways))}
+		rows[c] = addressRow{commands[c].what, make([]series, len(networks))}
 	}
 	for k := range b.addressRounds + 1 { // the first does not count
-		if err := warm(ctx, client); err != nil {
-			return err
+		if err := before(); err != nil {
+			return nil, err
 		}
 		for c, cmd := range commands {
-			for _, i := range rand.Perm(len(ways)) {
-				fill := strings.NewReplacer("WAY", ways[i].name).Replace
+			for _, i := range rand.Perm(len(networks)) {
 				start := time.Now()
-				err := b.sh(ctx, fill(cmd.timed))
+				err := b.sh(ctx, strings.ReplaceAll(cmd.timed, "WAY", networks[i]))
 				took := time.Since(start)
 				if err := errors.Join(err, b.sh(ctx, cmd.after)); err != nil {
-					return fmt.Errorf("%s: %s: %w", cmd.what, ways[i].name, err)
+					return nil, fmt.Errorf("%s: %s: %w", cmd.what, networks[i], err)
 				}
 				if k > 0 {
 					rows[c].times[i] = append(rows[c].times[i], took)
@@ -73,8 +84,7 @@ func (b *run) measureAddresses(ctx context.Context) error {
 			}
 		}
 	}
-	b.asked = rows
-	return nil
+	return rows, nil
 }
 
 // warm waits until lanyard has as many addresses probed ahead as it wants to.

@@ -33,6 +33,7 @@ func main() {
 	flag.IntVar(&p.pairs, "pairs", 60, "`pairs` of measurements of one container and of one network")
 	flag.IntVar(&p.rounds, "rounds", 30, "pairs of measurements of many containers at once")
 	flag.IntVar(&p.many, "many", 50, "how many `containers` at once")
+	flag.IntVar(&p.leaseRounds, "lease-rounds", 6, "rounds of measurements of many containers at once with leases")
 	flag.IntVar(&p.addressRounds, "address-rounds", 16, "rounds of measurements of a container for each way to get an address")
 	file := flag.String("o", "", "write the tables to this `file` as well")
 	flag.Parse()
@@ -46,9 +47,9 @@ func main() {
 
 // plan is what is measured, and how often.
 type plan struct {
-	pairs, rounds, many, addressRounds int
+	pairs, rounds, many, addressRounds, leaseRounds int
 
-	drivers, handlers, addresses bool
+	drivers, handlers, addresses, leases bool
 }
 
 // choose takes the parts of a comma-separated list.
@@ -61,8 +62,10 @@ func (p *plan) choose(names string) error {
 			p.handlers = true
 		case "addresses":
 			p.addresses = true
+		case "dhcp":
+			p.leases = true
 		default:
-			return fmt.Errorf("no part %q: there are drivers, handlers and addresses", name)
+			return fmt.Errorf("no part %q: there are drivers, handlers, addresses and dhcp", name)
 		}
 	}
 	return nil
@@ -72,7 +75,7 @@ func bench(ctx context.Context, names, only string, p plan, file string) error {
 	if err := p.choose(only); err != nil {
 		return err
 	}
-	if p.pairs < 2 || p.rounds < 2 || p.many < 1 || p.addressRounds < 2 {
+	if p.pairs < 2 || p.rounds < 2 || p.many < 1 || p.addressRounds < 2 || p.leaseRounds < 2 {
 		return errors.New("want two pairs and two rounds at least")
 	}
 	begun := time.Now()
@@ -105,6 +108,14 @@ func bench(ctx context.Context, names, only string, p plan, file string) error {
 		}
 		made.sections = append(made.sections, section{"Addresses", addressesText(onEngines, alone, p)})
 	}
+	if p.leases {
+		say("leases without Docker")
+		text, err := leases(ctx, onEngines, p)
+		if err != nil {
+			return err
+		}
+		made.sections = append(made.sections, section{"DHCP", text})
+	}
 	fmt.Print(made)
 	if file == "" {
 		return nil
@@ -118,7 +129,7 @@ func bench(ctx context.Context, names, only string, p plan, file string) error {
 
 // measureEngines measures what needs a Docker Engine, on each of those named.
 func measureEngines(ctx context.Context, names string, p plan, say func(string, ...any)) ([]*results, error) {
-	if !p.drivers && !p.addresses {
+	if !p.drivers && !p.addresses && !p.leases {
 		return nil, nil
 	}
 	if err := machine.Prepare(ctx, say); err != nil {
@@ -176,6 +187,11 @@ func onEngine(ctx context.Context, e machine.Engine, dir, binary string, p plan,
 	}
 	if p.addresses {
 		if err := b.measureAddresses(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if p.leases {
+		if err := b.measureLeases(ctx); err != nil {
 			return nil, err
 		}
 	}

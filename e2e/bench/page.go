@@ -11,6 +11,7 @@ var parts = []struct{ name, title string }{
 	{"drivers", "Docker "},
 	{"handlers", "The handlers"},
 	{"addresses", "Addresses"},
+	{"dhcp", "DHCP"},
 }
 
 // section is a chapter of the page.

@@ -34,6 +34,8 @@ type results struct {
 	rows        []row
 	fresh, rest int // resident kB of lanyard: just started; after all, at rest
 	asked       []addressRow
+	leased      []addressRow
+	threads     int // of lanyard, after leases of many containers
 }
 
 // row is a line of the table.
@@ -84,7 +86,7 @@ func (b *run) measureDrivers(ctx context.Context) (err error) {
 		}
 	}
 	err = b.turns(row{what: fmt.Sprintf("%d containers started at once", b.many), wanted: 1.0}, b.rounds, func(i int) (time.Duration, error) {
-		return b.atOnce(ctx, drivers[i])
+		return b.atOnce(ctx, drivers[i], b.many)
 	})
 	if err != nil {
 		return err
@@ -116,7 +118,7 @@ func (b *run) turns(r row, n int, measure func(driver int) (time.Duration, error
 // atOnce makes many containers on a driver's network, starts all at the same time,
 // and says how long it took until all ran. It asks Docker's API itself: as many
 // command lines would be most of the work.
-func (b *run) atOnce(ctx context.Context, network string) (time.Duration, error) {
+func (b *run) atOnce(ctx context.Context, network string, n int) (time.Duration, error) {
 	api := &http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", b.h.Socket())
@@ -124,7 +126,7 @@ func (b *run) atOnce(ctx context.Context, network string) (time.Duration, error)
 	}}
 	defer api.CloseIdleConnections()
 	each := func(do func(name string) error) error {
-		errs := make([]error, b.many)
+		errs := make([]error, n)
 		var wg sync.WaitGroup
 		for i := range errs {
 			wg.Go(func() { errs[i] = do(fmt.Sprintf("m%d", i)) })
@@ -173,17 +175,20 @@ func (b *run) sh(ctx context.Context, script string) error {
 }
 
 // resident is the memory of lanyard's that is in RAM, in kB (VmRSS in proc(5)).
-func (b *run) resident() (int, error) {
+func (b *run) resident() (int, error) { return b.status("VmRSS:") }
+
+// status is a figure of lanyard's process.
+func (b *run) status(key string) (int, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", b.h.LanyardPid()))
 	if err != nil {
 		return 0, err
 	}
 	for line := range strings.Lines(string(text)) {
-		if value, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+		if value, ok := strings.CutPrefix(line, key); ok {
 			return strconv.Atoi(strings.Fields(value)[0])
 		}
 	}
-	return 0, errors.New("/proc/PID/status has no VmRSS")
+	return 0, fmt.Errorf("/proc/PID/status has no %s", key)
 }
 
 // drivers is the table of one engine.

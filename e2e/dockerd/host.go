@@ -185,12 +185,11 @@ func (h *Host) LanyardLog() string { return filepath.Join(h.c.Dir, "lanyard.log"
 // DockerdLog is the file of dockerd's log.
 func (h *Host) DockerdLog() string { return filepath.Join(h.c.Dir, "dockerd.log") }
 
-// command is a command in the host's namespaces.
+// command is a command in the host's namespaces and folder.
 func (h *Host) command(ctx context.Context, name string, args ...string) *exec.Cmd {
-	all := append([]string{"-t", strconv.Itoa(h.pause.Process.Pid), "-m", "-n", name}, args...)
+	all := append([]string{"-t", strconv.Itoa(h.pause.Process.Pid), "-m", "-n", "--wdns=" + h.c.Dir, name}, args...)
 	cmd := exec.CommandContext(ctx, "nsenter", all...)
 	cmd.Env = h.Env()
-	cmd.Dir = h.c.Dir
 	return cmd
 }
 

@@ -36,11 +36,11 @@ func TestRunStopStartRestartRemove(t *testing.T) {
 		u.says("lanyard endpoint ls -q | wc -l", "0")
 		u.sh("docker start c1")
 		if again := mac(u, "c1"); again != first {
-			t.Errorf("MAC %s after stop and start, was %s", again, first)
+			u.t.Errorf("MAC %s after stop and start, was %s", again, first)
 		}
 		u.sh("docker restart -t 0 c1")
 		if again := mac(u, "c1"); again != first {
-			t.Errorf("MAC %s after restart, was %s", again, first)
+			u.t.Errorf("MAC %s after restart, was %s", again, first)
 		}
 		u.sh(run + "--name c2 --network lan busybox:lab")
 		u.says("docker exec c2 ping -c1 -W2 c1", "1 packets received")
@@ -62,7 +62,7 @@ func TestConnectAndDisconnect(t *testing.T) {
 			u.sh("docker network disconnect second c1")
 			u.sh("docker network disconnect lan c1")
 			if out := u.sh("docker exec c1 ip -o -4 addr"); strings.Contains(out, "eth") {
-				t.Errorf("after disconnect:\n%s", out)
+				u.t.Errorf("after disconnect:\n%s", out)
 			}
 		}
 		// Two networks from the start, and both come back.
@@ -112,7 +112,7 @@ func TestDockerdRestart(t *testing.T) {
 				return out + "."
 			})
 			if after := mac(u, "always"); after != before {
-				t.Errorf("dockerd %s: MAC %s, was %s", name, after, before)
+				u.t.Errorf("dockerd %s: MAC %s, was %s", name, after, before)
 			}
 			u.sh("docker start never")
 			u.says("docker exec never ping -c1 -W2 192.168.11.40", "1 packets received")
@@ -210,14 +210,14 @@ func TestManyAtOnce(t *testing.T) {
 		u.sh(network + "lan")
 		atOnce(30, func(i int) {
 			if out, err := u.try(fmt.Sprintf(run+"--name m%d --network lan busybox:lab", i)); err != nil {
-				t.Error(out, err)
+				u.t.Error(out, err)
 			}
 		})
 		u.says("lanyard endpoint ls -q | wc -l", "30")
 		u.says("docker exec m3 ping -c1 -W2 m17", "1 packets received")
 		addrs := u.sh(`for i in $(seq 0 29); do docker exec m$i sh -c 'ip -o -4 addr show eth0; cat /sys/class/net/eth0/address' | awk '{print $1=="" ? $0 : ($4 ? $4 : $1)}'; done | sort | uniq -d`)
 		if addrs != "" {
-			t.Errorf("twice: %s", addrs)
+			u.t.Errorf("twice: %s", addrs)
 		}
 		u.sh("docker rm -f $(docker ps -aq)")
 	})

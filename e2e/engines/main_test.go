@@ -8,6 +8,7 @@ package engines
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -32,25 +33,31 @@ var engines []*engine
 
 func TestMain(m *testing.M) { os.Exit(runAll(m)) }
 
-func runAll(m *testing.M) int {
-	ctx := context.Background()
+func runAll(m *testing.M) (code int) {
+	ctx, ready := machine.Interruptible()
 	dir, err := os.MkdirTemp("/var/tmp", "lanyard-engines")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	defer os.RemoveAll(dir)
+	end := func() error {
+		var errs []error
+		for _, e := range engines {
+			errs = append(errs, e.host.Close())
+		}
+		return errors.Join(append(errs, os.RemoveAll(dir))...)
+	}
+	defer func() {
+		if err := end(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}()
 	if err := start(ctx, dir); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	defer func() {
-		for _, e := range engines {
-			if err := e.host.Close(); err != nil {
-				fmt.Fprintln(os.Stderr, err)
-			}
-		}
-	}()
+	ready(end)
 	return m.Run()
 }
 
@@ -101,11 +108,17 @@ type user struct {
 	*dockerd.Host
 }
 
-// onEach runs a test on each engine, and checks after it that nothing is left:
-// no container, no network, no link, no record.
-func onEach(t *testing.T, test func(u *user)) {
+// onEach runs a test on each engine, at the same time, and checks after it that nothing
+// is left: no container, no network, no link, no record.
+func onEach(t *testing.T, test func(u *user)) { on(t, engines, test) }
+
+// onNewest is onEach for what does not depend on the engine.
+func onNewest(t *testing.T, test func(u *user)) { on(t, engines[len(engines)-1:], test) }
+
+func on(t *testing.T, engines []*engine, test func(u *user)) {
 	for _, e := range engines {
 		t.Run(e.name, func(t *testing.T) {
+			t.Parallel() // with the other engine; the next test waits for both
 			u := &user{t: t, engine: e.name, Host: e.host}
 			t.Cleanup(u.leftovers)
 			test(u)
@@ -199,14 +212,19 @@ func (u *user) says(script string, words ...string) string {
 // eventually waits until problem returns "".
 func (u *user) eventually(what string, problem func() string) {
 	u.t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	u.within(20*time.Second, what, problem)
+}
+
+func (u *user) within(limit time.Duration, what string, problem func() string) {
+	u.t.Helper()
+	deadline := time.Now().Add(limit)
 	for {
 		p := problem()
 		if p == "" {
 			return
 		}
 		if time.Now().After(deadline) {
-			u.t.Errorf("%s: not within 20 s:\n%s", what, p)
+			u.t.Errorf("%s: not within %s:\n%s", what, limit, p)
 			return
 		}
 		time.Sleep(100 * time.Millisecond)

@@ -13,7 +13,7 @@ func TestNullIPAM(t *testing.T) {
 		u.sh("docker network create -d lanyard --ipam-driver null -o parent=eth1 raw")
 		out := u.sh("docker run --rm --network raw busybox:lab ip addr show eth0")
 		if !strings.Contains(out, "link/ether") || strings.Contains(out, "inet ") {
-			t.Errorf("want a link without an address:\n%s", out)
+			u.t.Errorf("want a link without an address:\n%s", out)
 		}
 		u.sh(run + "--name c1 --network raw --cap-add NET_ADMIN busybox:lab")
 		u.sh("docker exec c1 ip addr add 10.99.0.1/24 dev eth0 && docker restart -t 0 c1")
@@ -34,7 +34,7 @@ func TestFamilies(t *testing.T) {
 		u.sh("docker network create -d lanyard --ipv4=false --ipv6 --subnet fd00:2::/64 -o parent=eth1 six")
 		out := u.says("docker run --rm --network six busybox:lab ip addr show eth0", "fd00:2::")
 		if strings.Contains(out, "inet ") {
-			t.Errorf("an IPv4 address:\n%s", out)
+			u.t.Errorf("an IPv4 address:\n%s", out)
 		}
 	})
 }
@@ -75,7 +75,7 @@ func TestNoGateway(t *testing.T) {
 		for _, net := range []string{"nogw", "inside"} {
 			out := u.sh("docker run --rm --network " + net + " busybox:lab ip route")
 			if strings.Contains(out, "default") {
-				t.Errorf("%s has a default route:\n%s", net, out)
+				u.t.Errorf("%s has a default route:\n%s", net, out)
 			}
 			u.fails("docker run --rm --network "+net+" busybox:lab ping -c1 -W1 8.8.8.8", "unreachable")
 		}
@@ -147,7 +147,7 @@ func TestPassthru(t *testing.T) {
 			u.sh(run + "--name c1 --network through busybox:lab")
 			got := mac(u, "c1")
 			if !strings.Contains(u.sh("ip -o link show eth1"), got) {
-				t.Errorf("the container's MAC %s is not its parent's", got)
+				u.t.Errorf("the container's MAC %s is not its parent's", got)
 			}
 			u.fails("docker run --rm --network through busybox:lab true", "passthru takes one endpoint")
 			u.sh("docker rm -f c1")

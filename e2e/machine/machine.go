@@ -1,6 +1,7 @@
 // Package machine brings to a machine what the lab needs: packages, two Docker
 // Engines that are unpacked and never installed, and the modules of the guests'
-// kernel. It starts no service and touches no Docker that is there.
+// kernel. It starts no service, those of the packages included, and touches no Docker
+// that is there.
 package machine
 
 import (
@@ -9,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -32,12 +34,19 @@ var packages = []struct{ name, file string }{
 	{"procps", "/sbin/sysctl"},
 	{"tcpdump", "/usr/bin/tcpdump"},
 	{"radvd", "/usr/sbin/radvd"},
+	{"dnsmasq-base", "/usr/sbin/dnsmasq"},
+	{"kea-dhcp4-server", "/usr/sbin/kea-dhcp4"},
+	{"kea-dhcp6-server", "/usr/sbin/kea-dhcp6"},
+	{"isc-dhcp-relay", "/usr/sbin/dhcrelay"},
 	{"ca-certificates", "/etc/ssl/certs/ca-certificates.crt"},
 	{"libdevmapper1.02.1", "/lib/x86_64-linux-gnu/libdevmapper.so.1.02.1"},
 	{"libseccomp2", "/lib/x86_64-linux-gnu/libseccomp.so.2"},
 	{"iperf3", "/usr/bin/iperf3"},
 	{"systemd", "/lib/systemd/systemd"}, // for guests
 }
+
+// services are the packages that come with a service of their name.
+var services = []string{"radvd", "kea-dhcp4-server", "kea-dhcp6-server", "isc-dhcp-relay"}
 
 // Engine is a Docker Engine that is unpacked in the cache.
 type Engine struct {
@@ -171,15 +180,36 @@ func installPackages(ctx context.Context, say func(string, ...any)) error {
 		return nil
 	}
 	say("installing packages: %s", strings.Join(missing, " "))
-	install := append([]string{"apt-get", "install", "-y", "-q", "--no-install-recommends"}, missing...)
-	if run(ctx, install...) == nil {
-		return nil
-	}
-	// The lists may be old or empty.
-	if err := retry(ctx, func() error { return run(ctx, "apt-get", "update", "-q") }); err != nil {
+	quiet, err := os.MkdirTemp("", "lanyard-install")
+	if err != nil {
 		return err
 	}
-	return retry(ctx, func() error { return run(ctx, install...) })
+	defer os.RemoveAll(quiet)
+	// Packages start their services by these programs, which they look for on PATH.
+	for _, name := range []string{"invoke-rc.d", "deb-systemd-invoke"} {
+		if err := os.WriteFile(filepath.Join(quiet, name), []byte("#!/bin/sh\nexit 0\n"), 0o755); err != nil {
+			return err
+		}
+	}
+	install := append([]string{"apt-get", "install", "-y", "-q", "--no-install-recommends", "-o", "DPkg::Path=" + quiet + ":/usr/sbin:/usr/bin:/sbin:/bin"}, missing...)
+	if run(ctx, install...) != nil {
+		// The lists may be old or empty.
+		if err := retry(ctx, func() error { return run(ctx, "apt-get", "update", "-q") }); err != nil {
+			return err
+		}
+		if err := retry(ctx, func() error { return run(ctx, install...) }); err != nil {
+			return err
+		}
+	}
+	// Nor are they to start with the machine.
+	for _, name := range missing {
+		if _, err := os.Stat("/etc/init.d/" + name); err == nil && slices.Contains(services, name) {
+			if err := run(ctx, "update-rc.d", name, "disable"); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // unpack downloads the engine's packages, whatever the machine's own sources say,
@@ -304,4 +334,20 @@ func output(cmd *exec.Cmd) error {
 		return fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args, " "), err, strings.TrimSpace(string(out)))
 	}
 	return nil
+}
+
+// Interruptible is a context that ends when the process is interrupted or terminated. After
+// ready, whatever ends it calls end, which ends what the process started, and the process
+// exits with 1: go test leaves no time for anything else.
+func Interruptible() (ctx context.Context, ready func(end func() error)) {
+	ctx, _ = signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	return ctx, func(end func() error) {
+		context.AfterFunc(ctx, func() {
+			fmt.Fprintln(os.Stderr, "interrupted")
+			if err := end(); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+			}
+			os.Exit(1)
+		})
+	}
 }

@@ -27,10 +27,12 @@ var (
 func TestMain(m *testing.M) { os.Exit(runAll(m)) }
 
 func runAll(m *testing.M) (code int) {
-	if err := start(); err != nil {
+	running, ready := machine.Interruptible()
+	if err := start(running); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
+	ready(lab.Down)
 	defer func() {
 		if err := lab.Down(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -40,7 +42,7 @@ func runAll(m *testing.M) (code int) {
 	return m.Run()
 }
 
-func start() (err error) {
+func start(ctx context.Context) (err error) {
 	chosen, err := machine.Chosen(os.Getenv("LANYARD_ENGINES"))
 	if err != nil {
 		return err
@@ -167,10 +169,16 @@ func (h host) run(name, network, flags string) {
 	h.sh("docker run -d --stop-signal=SIGKILL --name %s --network %s %s busybox:lab", name, network, flags)
 }
 
+// in is a command in the network namespace of a container, with the host's programs: a
+// docker exec takes a guest some seconds.
+func in(name, command string) string {
+	return fmt.Sprintf("nsenter -t $(docker inspect %s --format '{{.State.Pid}}') -n %s", name, command)
+}
+
 // reaches reports whether a container gets an answer from an address.
 func (h host) reaches(name, addr string) bool {
 	h.t.Helper()
-	r, err := h.Run(ctx, fmt.Sprintf("nsenter -t $(docker inspect %s --format '{{.State.Pid}}') -n busybox ping -q -c 3 -i 0.3 -W 2 %s", name, addr))
+	r, err := h.Run(ctx, in(name, "busybox ping -q -c 3 -i 0.3 -W 2 "+addr))
 	if err != nil {
 		h.t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -57,7 +58,11 @@ func (r *report) add(res result) {
 	case skipped:
 		fmt.Fprintf(r.out, "        %s\n", reason(res.output))
 	case failed:
-		for line := range strings.Lines(tail(res.output, 120)) {
+		text := tail(res.output, 120)
+		if text != res.output {
+			text = tail(brief(res.output), 40) + text
+		}
+		for line := range strings.Lines(text) {
 			fmt.Fprintf(r.out, "        %s", line)
 		}
 		fmt.Fprintln(r.out)
@@ -76,7 +81,7 @@ type event struct {
 // read takes the events of one run of go test; it returns the number of
 // failures.
 func (r *report) read(in io.Reader) (bad int, err error) {
-	output := map[string]*strings.Builder{}
+	began := map[string]*running{}
 	failedTests := map[string]bool{}
 	lines := bufio.NewScanner(in)
 	lines.Buffer(nil, 16<<20)
@@ -89,28 +94,39 @@ func (r *report) read(in io.Reader) (bad int, err error) {
 		// A subtest's words belong to its test.
 		test, _, sub := strings.Cut(e.Test, "/")
 		key := e.Package + " " + test
-		buf := output[key]
-		if buf == nil {
-			buf = &strings.Builder{}
-			output[key] = buf
+		run := began[key]
+		if run == nil {
+			run = newRunning()
+			began[key] = run
 		}
 		switch e.Action {
 		case "output", "build-output":
-			buf.WriteString(e.Output)
+			run.says(e.Test, e.Output)
 			io.WriteString(r.log, e.Output)
 			continue
 		case "pass", "fail", "skip":
 		default:
 			continue
 		}
+		run.took = max(run.took, time.Duration(e.Elapsed*float64(time.Second))) // a test's own leaves out parallel subtests
 		if sub {
+			if e.Action == "pass" {
+				delete(run.output, e.Test)
+			}
 			continue
 		}
-		res := result{pkg: short(e.Package), name: e.Test, took: time.Duration(e.Elapsed * float64(time.Second)), output: buf.String()}
+		delete(began, key)
+		res := result{pkg: short(e.Package), name: e.Test, took: run.took, output: run.said()}
 		if e.Test == "" {
-			// A package fails on its own when it does not build, or its TestMain fails.
+			// A package fails on its own when it does not build, its TestMain fails,
+			// or time runs out, which is said by the test that it met.
 			if e.Action == "fail" && !failedTests[e.Package] {
 				res.name, res.verdict = "(package)", failed
+				for key, run := range began {
+					if test, ok := strings.CutPrefix(key, e.Package+" "); ok {
+						res.output += test + " did not end:\n" + run.said()
+					}
+				}
 				r.add(res)
 				bad++
 			}
@@ -129,6 +145,36 @@ func (r *report) read(in io.Reader) (bad int, err error) {
 		r.add(res)
 	}
 	return bad, lines.Err()
+}
+
+// running is a test that has not ended, with what it and those of its subtests that did
+// not pass printed.
+type running struct {
+	took   time.Duration
+	order  []string
+	output map[string]*strings.Builder
+}
+
+func newRunning() *running { return &running{output: map[string]*strings.Builder{}} }
+
+func (r *running) says(test, text string) {
+	b := r.output[test]
+	if b == nil {
+		b = &strings.Builder{}
+		r.order, r.output[test] = append(r.order, test), b
+	}
+	b.WriteString(text)
+}
+
+func (r *running) said() string {
+	var all strings.Builder
+	for _, test := range r.order {
+		if b := r.output[test]; b != nil {
+			all.WriteString(b.String())
+			delete(r.output, test)
+		}
+	}
+	return all.String()
 }
 
 func short(pkg string) string {
@@ -160,19 +206,30 @@ func tail(text string, n int) string {
 	return strings.Join(lines, "")
 }
 
+// remark begins what a test says, or what go says of it.
+var remark = regexp.MustCompile(`^(\s+\w+\.go:\d+: |\s*--- FAIL|panic: |fatal error: |WARNING: DATA RACE)`)
+
+// brief leaves of each remark of a failed test its first lines, so that a log which the
+// test added does not bury why it failed. What has no remarks stays as it is.
+func brief(output string) string {
+	var short strings.Builder
+	n := 0 // lines left of this remark
+	for line := range strings.Lines(output) {
+		if remark.MatchString(line) {
+			n = 4
+		}
+		if n > 0 {
+			short.WriteString(line)
+			n--
+		}
+	}
+	return cmp.Or(short.String(), output)
+}
+
 // summary prints what ran where, and the count; it reports whether nothing
 // failed and something passed.
 func (r *report) summary() bool {
 	fmt.Fprintf(r.out, "\n== summary\n")
-	for _, tier := range r.order {
-		n := map[verdict]int{}
-		for _, res := range r.results {
-			if res.tier == tier {
-				n[res.verdict]++
-			}
-		}
-		fmt.Fprintf(r.out, "%-8s %4d passed %4d failed %4d skipped  in %s\n", tier, n[passed], n[failed], n[skipped], r.took[tier].Round(time.Second))
-	}
 	best := map[string]result{}
 	for _, res := range r.results {
 		key := res.pkg + "." + res.name
@@ -180,10 +237,10 @@ func (r *report) summary() bool {
 			best[key] = res
 		}
 	}
-	n := map[verdict]int{}
+	total := map[verdict]int{}
 	var not []result
 	for _, res := range best {
-		n[res.verdict]++
+		total[res.verdict]++
 		if res.verdict != passed {
 			not = append(not, res)
 		}
@@ -198,8 +255,24 @@ func (r *report) summary() bool {
 		}
 		fmt.Fprintln(r.out)
 	}
-	fmt.Fprintf(r.out, "%d passed, %d failed, %d skipped\n", n[passed], n[failed], n[skipped])
-	return n[failed] == 0 && n[passed] > 0
+	// Once more where a reader of the end finds it.
+	for _, res := range not {
+		if res.verdict == failed {
+			fmt.Fprintf(r.out, "\n%s %s:\n%s", res.pkg, res.name, tail(brief(res.output), 40))
+		}
+	}
+	fmt.Fprintln(r.out)
+	for _, tier := range r.order {
+		n := map[verdict]int{}
+		for _, res := range r.results {
+			if res.tier == tier {
+				n[res.verdict]++
+			}
+		}
+		fmt.Fprintf(r.out, "%-8s %4d passed %4d failed %4d skipped  in %s\n", tier, n[passed], n[failed], n[skipped], r.took[tier].Round(time.Second))
+	}
+	fmt.Fprintf(r.out, "%d passed, %d failed, %d skipped\n", total[passed], total[failed], total[skipped])
+	return total[failed] == 0 && total[passed] > 0
 }
 
 // rank orders what a test did in several tiers: a failure in one is a failure, and

@@ -32,10 +32,12 @@ var (
 func TestMain(m *testing.M) { os.Exit(runAll(m)) }
 
 func runAll(m *testing.M) (code int) {
-	if err := start(); err != nil {
+	running, ready := machine.Interruptible()
+	if err := start(running); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
+	ready(lab.Down)
 	defer func() {
 		if err := lab.Down(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -46,7 +48,7 @@ func runAll(m *testing.M) (code int) {
 }
 
 // start boots the host and installs lanyard and Docker there.
-func start() (err error) {
+func start(ctx context.Context) (err error) {
 	chosen, err := machine.Chosen(os.Getenv("LANYARD_ENGINES"))
 	if err != nil {
 		return err

@@ -30,17 +30,15 @@ import (
 	"time"
 
 	"github.com/mdlayher/ndp"
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
-	"github.com/lanyard-net/lanyard/internal/netns"
+	"github.com/lanyard-net/lanyard/internal/packet"
 )
 
 // Link is a network interface in a namespace.
-type Link struct {
-	NS    *netns.NS // nil: the process's own
-	Index int
-}
+type Link = packet.Link
+
+type port = packet.Socket
 
 // Config says where a wire is. Its functions are called by the readers, for every
 // frame of interest, perhaps at the same time: they must not block.
@@ -99,10 +97,10 @@ func Quick() Timing {
 
 var (
 	// ErrClosed comes when a wire was closed, or its Run has ended.
-	ErrClosed = errors.New("wire is closed")
+	ErrClosed = packet.ErrClosed
 	// ErrLinkGone comes from Run when the probe link or the tapped parent was
 	// removed or moved away.
-	ErrLinkGone = errors.New("link is gone")
+	ErrLinkGone = packet.ErrLinkGone
 
 	errUnusable = errors.New("no host can have this address")
 )
@@ -111,19 +109,13 @@ var (
 // at the same time.
 type Wire struct {
 	conf  Config
-	port  *port      // on the probe link
-	nonce *ndp.Nonce // of all our solicitations, so that late loops are known too
+	pair  *packet.Pair // entered by each probe
+	port  *port        // on the probe link
+	nonce *ndp.Nonce   // of all our solicitations, so that late loops are known too
 
-	started chan struct{} // closed when Run reads
-	done    chan struct{} // closed by Close
-	readers errgroup.Group
-
-	mu       sync.Mutex // guards what follows
-	probes   map[netip.Addr][]*probe
-	mac      net.HardwareAddr // the probe link's when the last probe began
-	tap      *port            // its reader closes it; nil: no probe is under way
-	underway int              // probes
-	closed   bool
+	mu     sync.Mutex // guards what follows
+	probes map[netip.Addr][]*probe
+	mac    net.HardwareAddr // the probe link's when the last probe began
 }
 
 // probe is a Probe under way.
@@ -145,92 +137,32 @@ type use struct {
 // open until the wire is closed. The probe link must be Ethernet; it may be down,
 // but then a Probe fails.
 func Open(c Config) (*Wire, error) {
-	if c.Tap == c.Probe {
-		c.Tap = Link{} // the one socket hears all
+	w := &Wire{conf: c, nonce: ndp.NewNonce(), probes: map[netip.Addr][]*probe{}}
+	var err error
+	if w.pair, err = packet.OpenPair(packet.PairConfig{
+		Probe: c.Probe, Tap: c.Tap, MaxFrame: maxFrame, Hear: w.hear,
+		ListenProbe: func(l Link) (*port, error) { return listen(l, incoming) },
+		ListenTap:   func(l Link) (*port, error) { return listen(l, direct) },
+	}); err != nil {
+		return nil, err
 	}
-	p, err := listen(c.Probe, incoming)
+	w.port = w.pair.Probe
+	if w.mac, err = w.port.MAC(); err == nil {
+		err = w.port.Join(groupMAC(allNodes()))
+	}
 	if err != nil {
-		return nil, fmt.Errorf("probe link: %w", err)
-	}
-	w := &Wire{
-		conf: c, port: p, nonce: ndp.NewNonce(), started: make(chan struct{}), done: make(chan struct{}),
-		probes: map[netip.Addr][]*probe{},
-	}
-	if w.mac, err = p.mac(); err == nil {
-		err = p.join(groupMAC(allNodes()))
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("probe link: %w", err), p.Close())
+		return nil, errors.Join(fmt.Errorf("probe link: %w", err), w.Close())
 	}
 	return w, nil
 }
 
 // Close ends Run and all probes, and closes the sockets. It may be called at any
 // time; only the first call does something.
-func (w *Wire) Close() error {
-	w.mu.Lock()
-	closed := w.closed
-	if !closed {
-		w.closed = true
-		close(w.done)
-		w.dropTap()
-	}
-	w.mu.Unlock()
-	if closed {
-		return nil
-	}
-	return w.port.Close()
-}
+func (w *Wire) Close() error { return w.pair.Close() }
 
 // Run reads what the wire says until ctx ends or the wire is closed, and returns
 // nil then; the wire is closed in any case. It may be called once.
-func (w *Wire) Run(ctx context.Context) error {
-	w.readers.Go(w.readPort)
-	close(w.started)
-	select {
-	case <-ctx.Done():
-	case <-w.done:
-	}
-	return errors.Join(w.Close(), w.readers.Wait())
-}
-
-func (w *Wire) readPort() error {
-	err := w.read(w.port)
-	if errors.Is(err, os.ErrClosed) {
-		return nil
-	}
-	return errors.Join(fmt.Errorf("probe link: %w", err), w.Close())
-}
-
-// readTap reads a tap until it is dropped, and closes it, which takes an RCU grace
-// period (some 20 ms) that a Probe need not wait for.
-func (w *Wire) readTap(tap *port) error {
-	err := w.read(tap)
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return tap.Close()
-	}
-	return errors.Join(fmt.Errorf("tap: %w", err), tap.Close(), w.Close())
-}
-
-// dropTap has the tap's reader end. The caller holds mu.
-func (w *Wire) dropTap() {
-	if w.tap != nil {
-		w.tap.stop()
-		w.tap = nil
-	}
-}
-
-// read hears the frames of a socket until there are no more.
-func (w *Wire) read(p *port) error {
-	buf := make([]byte, maxFrame)
-	for {
-		n, err := p.read(buf)
-		if err != nil {
-			return err
-		}
-		w.hear(buf[:n])
-	}
-}
+func (w *Wire) Run(ctx context.Context) error { return w.pair.Run(ctx) }
 
 // hear passes on what a frame says of an address.
 func (w *Wire) hear(frame []byte) {
@@ -293,12 +225,8 @@ func (w *Wire) Probe(ctx context.Context, addr netip.Addr, t Timing) (net.Hardwa
 }
 
 func (w *Wire) probe(ctx context.Context, addr netip.Addr, t Timing) (net.HardwareAddr, error) {
-	select {
-	case <-w.started:
-	case <-w.done:
-		return nil, ErrClosed
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+	if err := w.pair.Await(ctx); err != nil {
+		return nil, err
 	}
 	p, err := w.begin(addr)
 	if err != nil {
@@ -314,7 +242,7 @@ func (w *Wire) probe(ctx context.Context, addr netip.Addr, t Timing) (net.Hardwa
 		if mac, err := w.await(ctx, p, pause); mac != nil || err != nil {
 			return mac, err
 		}
-		err := w.port.send(p.frame)
+		err := w.port.Send(p.frame)
 		switch {
 		case err == nil:
 			went = true
@@ -344,7 +272,7 @@ func (w *Wire) await(ctx context.Context, p *probe, d time.Duration) (net.Hardwa
 		return mac, nil
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
-	case <-w.done:
+	case <-w.pair.Done():
 		return nil, ErrClosed
 	case <-timer.C:
 	}
@@ -361,7 +289,7 @@ func (w *Wire) begin(addr netip.Addr) (*probe, error) {
 	if !usable(addr) {
 		return nil, errUnusable
 	}
-	mac, err := w.port.mac()
+	mac, err := w.port.MAC()
 	if err != nil {
 		return nil, err
 	}
@@ -376,7 +304,7 @@ func (w *Wire) begin(addr netip.Addr) (*probe, error) {
 		// switch that goes by them may keep those from us, but not a user's answer,
 		// which goes to ff02::1.
 		p.group = hardware(p.frame)
-		if err := w.port.join(p.group); err != nil {
+		if err := w.port.Join(p.group); err != nil {
 			return nil, err
 		}
 	}
@@ -391,21 +319,10 @@ func (w *Wire) begin(addr netip.Addr) (*probe, error) {
 func (w *Wire) enter(p *probe, mac net.HardwareAddr) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.closed {
-		return ErrClosed
-	}
-	if w.conf.Tap.Index != 0 && w.tap == nil {
-		tap, err := listen(w.conf.Tap, direct)
-		if err != nil {
-			return fmt.Errorf("tap: %w", err)
-		}
-		w.tap = tap
-		// As long as the wire is not closed there is the probe link's reader, so
-		// Run waits for this one too.
-		w.readers.Go(func() error { return w.readTap(tap) })
+	if _, err := w.pair.Enter(nil); err != nil {
+		return err
 	}
 	w.mac = mac
-	w.underway++
 	w.probes[p.addr] = append(w.probes[p.addr], p)
 	return nil
 }
@@ -419,9 +336,7 @@ func (w *Wire) end(p *probe) {
 	} else {
 		w.probes[p.addr] = rest
 	}
-	if w.underway--; w.underway == 0 {
-		w.dropTap()
-	}
+	w.pair.Leave(nil)
 	w.mu.Unlock()
 	w.leave(p)
 }
@@ -430,7 +345,7 @@ func (w *Wire) end(p *probe) {
 // is gone, and with them the membership.
 func (w *Wire) leave(p *probe) {
 	if p.group != nil {
-		_ = w.port.leave(p.group)
+		_ = w.port.Leave(p.group)
 	}
 }
 

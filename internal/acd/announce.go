@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/lanyard-net/lanyard/internal/netns"
+	"github.com/lanyard-net/lanyard/internal/packet"
 )
 
 // Announce tells everybody on a link's wire that a MAC has an address now, once:
@@ -32,12 +33,12 @@ func announce(l Link, mac net.HardwareAddr, addr netip.Addr) (err error) {
 	if mac != nil && !station(mac) {
 		return fmt.Errorf("%s is not one station's MAC", mac)
 	}
-	p, err := sender(l)
+	p, err := packet.Sender(l)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, p.Close()) }()
-	own, err := p.mac()
+	own, err := p.MAC()
 	if err != nil {
 		return err
 	}
@@ -45,13 +46,13 @@ func announce(l Link, mac net.HardwareAddr, addr netip.Addr) (err error) {
 		mac = own
 	}
 	if addr.Is4() {
-		return p.send(arpRequest(mac, addr, addr))
+		return p.Send(arpRequest(mac, addr, addr))
 	}
 	frame, err := advertisement(mac, addr)
 	if err != nil {
 		return err
 	}
-	return p.send(frame)
+	return p.Send(frame)
 }
 
 // Ear hears what a namespace sends to announce its addresses: engines from Docker
@@ -77,11 +78,11 @@ func NewEar(ns *netns.NS) (*Ear, error) {
 // what it has heard is not kept.
 func (e *Ear) Announced(ctx context.Context, addrs []netip.Addr) (missing []netip.Addr) {
 	missing = slices.Clone(addrs)
-	stop := context.AfterFunc(ctx, e.port.stop)
+	stop := context.AfterFunc(ctx, e.port.Stop)
 	defer stop()
 	buf := make([]byte, maxFrame)
 	for len(missing) > 0 {
-		n, err := e.port.read(buf)
+		n, err := e.port.Read(buf)
 		if err != nil {
 			break
 		}

@@ -108,7 +108,7 @@ func TestEar(t *testing.T) {
 			defer box.IP("link del eth0")
 			eth0 := at(t, box, "eth0")
 			busy := raw(t, eth0, 0)
-			m, err := busy.mac()
+			m, err := busy.MAC()
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -117,7 +117,7 @@ func TestEar(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, frame := range [][]byte{arpRequest(m, netip.IPv4Unspecified(), netip.MustParseAddr(free4)), probe6, []byte("no frame at all")} {
-				if err := busy.send(frame); err != nil {
+				if err := busy.Send(frame); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -167,7 +167,7 @@ func TestEarHearsTheKernel(t *testing.T) {
 }
 
 func TestEarClose(t *testing.T) {
-	leaks(t)
+	kerneltest.NoLeaks(t)
 	ear, err := NewEar(kerneltest.New(t).NS)
 	if err != nil {
 		t.Fatal(err)
@@ -184,7 +184,7 @@ func TestWhatAProbeSends(t *testing.T) {
 	w := start(t, Config{Probe: l.macvlan()})
 	set(t, l.room, "ipv6/conf/probe/disable_ipv6", "1") // it sends by itself
 	far := raw(t, at(t, l.far, "eth0"), unix.ETH_P_ALL)
-	m, err := w.port.mac()
+	m, err := w.port.MAC()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -239,13 +239,13 @@ func TestWhatSocketsSee(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer filtered.Close()
-	m, err := far.mac()
+	m, err := far.MAC()
 	if err != nil {
 		t.Fatal(err)
 	}
 	frame := arpRequest(m, netip.MustParseAddr(far4), netip.MustParseAddr(far4))
 	copy(frame, toChild)
-	if err := far.send(frame); err != nil {
+	if err := far.Send(frame); err != nil {
 		t.Fatal(err)
 	}
 	same := func(b []byte) bool { return bytes.Equal(b, frame) }

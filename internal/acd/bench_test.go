@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lanyard-net/lanyard/internal/kerneltest"
+	"github.com/lanyard-net/lanyard/internal/packet"
 )
 
 // What our sockets cost the traffic of a parent that has nothing to do with them:
@@ -21,11 +22,11 @@ func BenchmarkTraffic(b *testing.B) {
 		name   string
 		listen func() (*port, error)
 	}{
-		{"none", func() (*port, error) { return sender(parent) }},
+		{"none", func() (*port, error) { return packet.Sender(parent) }},
 		{"tap", func() (*port, error) { return listen(parent, direct) }},
 		{"wire", func() (*port, error) { return listen(parent, incoming) }},
 		{"ear elsewhere", func() (*port, error) { return listen(Link{NS: kerneltest.New(b).NS}, outgoing) }},
-		{"unfiltered", func() (*port, error) { return open(parent, unix.ETH_P_ALL, plain) }},
+		{"unfiltered", func() (*port, error) { return packet.Open(parent, unix.ETH_P_ALL, plain) }},
 	} {
 		for way, from := range map[string]Link{"out": parent, "in": at(b, far, "eth0")} {
 			b.Run(c.name+"/"+way, func(b *testing.B) {
@@ -37,7 +38,7 @@ func BenchmarkTraffic(b *testing.B) {
 				s := raw(b, from, 0)
 				frame := ethernet(broadcast, macA, 0x88b5, 1400)[:ethLen+1400] // for experiments (IEEE 802)
 				for b.Loop() {
-					if err := s.send(frame); err != nil {
+					if err := s.Send(frame); err != nil {
 						b.Fatal(err)
 					}
 				}

@@ -1,10 +1,10 @@
 package acd
 
 import (
-	"fmt"
-
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/lanyard-net/lanyard/internal/packet"
 )
 
 // maxFrame is how much of a frame we read, in bytes: the longest that Ethernet
@@ -36,8 +36,8 @@ var (
 // it with the tag beside it (the kernel takes it off before the taps look), and so
 // does a macvlan link if no VLAN link takes it first. A tag with id 0 holds only a
 // priority and is no VLAN (802.1Q 9.6).
-func (w way) filter() ([]unix.SockFilter, error) {
-	program := []bpf.Instruction{
+func (w way) filter() []bpf.Instruction {
+	return []bpf.Instruction{
 		bpf.LoadExtension{Num: bpf.ExtType},
 		bpf.JumpIf{Cond: w.test, Val: w.kind, SkipFalse: 20},
 		bpf.LoadExtension{Num: bpf.ExtVLANTagPresent},
@@ -65,13 +65,7 @@ func (w way) filter() ([]unix.SockFilter, error) {
 		bpf.RetConstant{Val: maxFrame},
 		bpf.RetConstant{Val: 0},
 	}
-	raw, err := bpf.Assemble(program)
-	if err != nil {
-		return nil, fmt.Errorf("packet filter: %w", err)
-	}
-	filter := make([]unix.SockFilter, len(raw))
-	for i, r := range raw {
-		filter[i] = unix.SockFilter{Code: r.Op, Jt: r.Jt, Jf: r.Jf, K: r.K}
-	}
-	return filter, nil
 }
+
+// listen opens a socket that gets the frames of a link that w lets pass.
+func listen(l Link, w way) (*port, error) { return packet.Listen(l, w.filter(), w == outgoing) }

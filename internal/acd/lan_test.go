@@ -6,13 +6,13 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/lanyard-net/lanyard/internal/kerneltest"
+	"github.com/lanyard-net/lanyard/internal/packet"
 )
 
 // lan is a test's network: a Docker host whose eth1 is on one wire with the eth0 of
@@ -26,7 +26,7 @@ const far4, far6, free4, free6 = "10.0.0.5", "fd00::5", "10.0.0.6", "fd00::6"
 
 func newLAN(t *testing.T) *lan {
 	t.Helper()
-	leaks(t)
+	kerneltest.NoLeaks(t)
 	l := &lan{t: t, host: kerneltest.New(t), far: kerneltest.New(t), room: kerneltest.New(t)}
 	l.host.IP("link add eth1 type veth peer name eth0 netns %s", l.far.Path())
 	l.host.IP("link set eth1 up")
@@ -181,34 +181,10 @@ func eventually(t *testing.T, what string, cond func() bool) {
 	}
 }
 
-// leaks fails a test that ends with more goroutines or descriptors than it began
-// with.
-func leaks(t *testing.T) {
-	t.Helper()
-	descriptors := func() int {
-		entries, err := os.ReadDir("/proc/self/fd")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return len(entries)
-	}
-	fds, routines := descriptors(), runtime.NumGoroutine()
-	t.Cleanup(func() {
-		for end := time.Now().Add(2 * time.Second); descriptors() > fds || runtime.NumGoroutine() > routines; time.Sleep(5 * time.Millisecond) {
-			if time.Now().After(end) {
-				stacks := make([]byte, 1<<16)
-				t.Errorf("%d descriptors, %d before; %d goroutines, %d before:\n%s", descriptors(), fds,
-					runtime.NumGoroutine(), routines, stacks[:runtime.Stack(stacks, true)])
-				return
-			}
-		}
-	})
-}
-
 // raw is a socket that sends what it is given, and gets all frames of a protocol.
 func raw(t testing.TB, l Link, protocol uint16) *port {
 	t.Helper()
-	p, err := open(l, protocol, func(int) error { return nil })
+	p, err := packet.Open(l, protocol, func(int) error { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -219,10 +195,10 @@ func raw(t testing.TB, l Link, protocol uint16) *port {
 // next returns the first frame within d that want takes, nil if there is none.
 func next(t *testing.T, p *port, d time.Duration, want func([]byte) bool) []byte {
 	t.Helper()
-	p.SetReadDeadline(time.Now().Add(d))
+	end := time.Now().Add(d)
 	buf := make([]byte, maxFrame)
 	for {
-		n, err := p.Read(buf)
+		n, err := p.ReadUntil(buf, end)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			return nil
 		}

@@ -357,7 +357,7 @@ func TestHostileFrames(t *testing.T) {
 	flood := func() {
 		for i := range 20000 {
 			b := bad[i%len(bad)]
-			if err := far.send(b); err != nil && !errors.Is(err, unix.ENOBUFS) && !errors.Is(err, unix.EAGAIN) {
+			if err := far.Send(b); err != nil && !errors.Is(err, unix.ENOBUFS) && !errors.Is(err, unix.EAGAIN) {
 				t.Errorf("%x: %v", b, err)
 				return
 			}
@@ -376,7 +376,7 @@ func TestHostileFrames(t *testing.T) {
 		"10.0.0.3": append(append(change(28)[:12], 0x81, 0, 0xe0, 0), change(28, 10, 0, 0, 3)[12:]...),
 	} {
 		eventually(t, what, func() bool {
-			if err := far.send(b); err != nil {
+			if err := far.Send(b); err != nil {
 				t.Fatal(err)
 			}
 			return e.count(what+" used by 02:00:00:00:00:01") > 0
@@ -402,7 +402,7 @@ func TestFlood(t *testing.T) {
 	runtime.ReadMemStats(&before)
 	for i := range 50000 {
 		a := netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)})
-		far.send(arpRequest(net.HardwareAddr{2, 0, 0, 0, 0, byte(i)}, a, a))
+		far.Send(arpRequest(net.HardwareAddr{2, 0, 0, 0, 0, byte(i)}, a, a))
 	}
 	close(over)
 	if got := seek(t, w, far4); got != mac(t, l.far, "eth0") {
@@ -453,7 +453,7 @@ func TestEnds(t *testing.T) {
 		_, err := w.Probe(background, addr, long)
 		probed <- err
 	}()
-	eventually(t, "a probe", func() bool { w.mu.Lock(); defer w.mu.Unlock(); return w.underway == 1 })
+	eventually(t, "a probe", func() bool { n, _ := w.pair.Underway(); return n == 1 })
 	for range 2 {
 		if err := w.Close(); err != nil {
 			t.Errorf("Close: %v", err)
@@ -546,7 +546,7 @@ func TestTapGone(t *testing.T) {
 		_, err := w.Probe(context.Background(), netip.MustParseAddr(free4), Timing{Num: 1, Listen: time.Minute})
 		probed <- err
 	}()
-	eventually(t, "a probe", func() bool { w.mu.Lock(); defer w.mu.Unlock(); return w.tap != nil })
+	eventually(t, "a probe", func() bool { _, tapped := w.pair.Underway(); return tapped })
 	l.host.IP("link del t0")
 	if err := <-ran; !errors.Is(err, ErrLinkGone) || !strings.Contains(err.Error(), "tap") {
 		t.Errorf("Run: %v", err)

@@ -112,6 +112,9 @@ func InPool(p *ipam.PoolState, a *ipam.AddressState) bool {
 	if p.Wire == "" && a.Pool != "" || a.Pool == p.ID {
 		return a.Pool == p.ID // each pool without a wire is alone
 	}
+	if p.Source == lan.SourceDHCP && p.Subnet.Bits() == 0 { // which nobody but the server knows
+		return a.Pool == "" && a.Network != "" && slices.Contains(p.Networks, a.Network) && a.Address.Is4() == p.Subnet.Addr().Is4()
+	}
 	inRange := p.First.Compare(a.Address) <= 0 && a.Address.Compare(p.Last) <= 0
 	return inRange || a.Pool == "" && p.Subnet.Contains(a.Address)
 }

@@ -288,6 +288,38 @@ func TestWireOfAddresses(t *testing.T) {
 	}
 }
 
+// served is a pool whose addresses a DHCP server gives.
+func served() ipam.PoolState {
+	return ipam.PoolState{
+		ID: "dhcp", Networks: []string{"cc"}, Source: lan.SourceDHCP, Wire: "eth3", Subnet: netip.MustParsePrefix("0.0.0.0/0"),
+		Counts: ipam.Counts{Used: 2, Resting: 1}, ACD: "on", Identity: "sticky", Grace: 600, Conflicts: 3, Defended: 1, Created: day,
+	}
+}
+
+// Of a pool whose subnet only a DHCP server knows are the addresses leased in it, and
+// those that its networks' containers have.
+func TestInServedPool(t *testing.T) {
+	p := served()
+	for _, tc := range []struct {
+		addr, wire, pool, network string
+		want                      bool
+	}{
+		{"192.168.0.7", "eth3", p.ID, "cc", true},
+		{"192.168.0.7", "eth3", p.ID, "", true},
+		{"192.168.0.7", "eth3", "", "cc", true},
+		{"192.168.0.7", "eth3", "", "dd", false},
+		{"192.168.0.7", "eth3", "", "", false}, // another pool's gateway
+		{"192.168.0.7", "eth1", "", "cc", false},
+		{"192.168.0.7", "eth3", "192.168.0.0/24", "cc", false},
+		{"fd00::7", "eth3", "", "cc", false},
+	} {
+		a := ipam.AddressState{Address: netip.MustParseAddr(tc.addr), Wire: tc.wire, Pool: tc.pool, Network: tc.network}
+		if got := InPool(&p, &a); got != tc.want {
+			t.Errorf("%+v is in the pool: %v", tc, got)
+		}
+	}
+}
+
 func scrape(src Source) *httptest.ResponseRecorder {
 	w := httptest.NewRecorder()
 	NewHandler(src, quiet).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
@@ -297,7 +329,13 @@ func scrape(src Source) *httptest.ResponseRecorder {
 func TestMetrics(t *testing.T) {
 	listed := 0
 	src := source()
-	src.Pools = func() []ipam.PoolState { listed++; return pools() }
+	src.Pools = func() []ipam.PoolState { listed++; return append(pools(), served()) }
+	src.Leases = func() []ipam.LeaseState {
+		list := leases()
+		list[0].EndsAt = time.Now().Add(2 * time.Hour)
+		list[2].EndsAt = time.Now().Add(time.Hour)
+		return list
+	}
 	w := scrape(src)
 	if w.Code != 200 || !strings.HasPrefix(w.Header().Get("Content-Type"), "text/plain") || listed != 1 {
 		t.Errorf("answered %d %s of %d listings", w.Code, w.Header(), listed)
@@ -328,6 +366,20 @@ func TestMetrics(t *testing.T) {
 		`lanyard_address_conflicts_total{wire="eth2, VLAN 802.1Q:7"}`: 1,
 		`lanyard_address_defences_total{wire="eth1"}`:                 1,
 		`lanyard_address_defences_total{wire="eth2, VLAN 802.1Q:7"}`:  0,
+		`lanyard_address_conflicts_total{wire="eth3"}`:                3,
+		`lanyard_address_defences_total{wire="eth3"}`:                 1,
+
+		`lanyard_leases{state="bound",wire="eth1"}`:                   1,
+		`lanyard_leases{state="idle",wire="eth1"}`:                    1,
+		`lanyard_leases{state="renewing",wire="eth2, VLAN 802.1Q:7"}`: 1,
+		`lanyard_leases{state="past",wire="eth2, VLAN 802.1Q:7"}`:     1,
+		`lanyard_lease_events_total{what="lease-acquired"}`:           7,
+		`lanyard_lease_events_total{what="lease-renewed"}`:            2000,
+		`lanyard_lease_events_total{what="lease-lost"}`:               0,
+
+		// Of a DHCP server's pool only leases are known.
+		`lanyard_pool_addresses{pool="dhcp",state="used",wire="eth3"}`:    2,
+		`lanyard_pool_addresses{pool="dhcp",state="resting",wire="eth3"}`: 1,
 	}
 	for _, p := range pools() {
 		of := fmt.Sprintf("pool=%q,", p.ID)
@@ -338,6 +390,11 @@ func TestMetrics(t *testing.T) {
 			want["lanyard_pool_addresses{"+of+"state=\""+state+"\","+wire] = n
 		}
 	}
+	const ends = "lanyard_lease_ends_seconds{}"
+	if got[ends] < 3500 || got[ends] > 3600 {
+		t.Errorf("the first lease ends in %f s, want an hour", got[ends])
+	}
+	delete(got, ends)
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("metrics (-want +got)\n%s", diff)
 	}
@@ -361,6 +418,13 @@ func TestMetricsStand(t *testing.T) {
 	src.Pools = func() []ipam.PoolState { return []ipam.PoolState{pool("10.0.0.0/24", "eth\xff", "10.0.0.0/24")} }
 	if w := scrape(src); w.Code != 200 || !strings.Contains(w.Body.String(), `lanyard_address_conflicts_total{wire="eth`+"\uFFFD"+`"} 3`) {
 		t.Errorf("answered %d %s", w.Code, w.Body)
+	}
+	if w := scrape(src); !strings.Contains(w.Body.String(), "lanyard_lease_ends_seconds -") {
+		t.Errorf("a lease that has ended is not seen: %s", w.Body)
+	}
+	src.Leases = func() []ipam.LeaseState { return leases()[1:2] }
+	if w := scrape(src); strings.Contains(w.Body.String(), "lanyard_lease_ends_seconds") {
+		t.Errorf("no container has a lease, and it ends: %s", w.Body)
 	}
 	src.Endpoints = func() []engine.EndpointState { panic("boom") }
 	if w := scrape(src); w.Code != 500 {

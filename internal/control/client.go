@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -24,6 +25,8 @@ var (
 	ErrNotRunning = errors.New("daemon is not running")
 	// ErrDenied comes when the socket may not be opened by this user.
 	ErrDenied = errors.New("permission denied")
+	// ErrStopped comes when the daemon stops while it is listened to.
+	ErrStopped = errors.New("daemon has stopped")
 )
 
 // maxAnswer bounds what the client reads: some hundred thousand endpoints.
@@ -34,6 +37,8 @@ const maxAnswer = 128 << 20
 type Client struct {
 	socket string
 	http   http.Client
+	// patient has no timeout of its own.
+	patient http.Client
 }
 
 // NewClient makes a client of the daemon on socket. It does not connect yet.
@@ -41,10 +46,8 @@ func NewClient(socket string) *Client {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", socket)
 	}
-	return &Client{socket, http.Client{
-		Transport: &http.Transport{DialContext: dial, DisableCompression: true},
-		Timeout:   30 * time.Second,
-	}}
+	transport := &http.Transport{DialContext: dial, DisableCompression: true}
+	return &Client{socket, http.Client{Transport: transport, Timeout: 30 * time.Second}, http.Client{Transport: transport}}
 }
 
 // Close drops the connections that are kept open. The client stays usable.
@@ -101,6 +104,80 @@ func (c *Client) Release(ctx context.Context, pool, address string) (*Change, er
 	return c.change(ctx, "addresses/release", release{pool, address})
 }
 
+// Leases lists the DHCP leases, by wire and address: all, or those of a network where
+// that is not "".
+func (c *Client) Leases(ctx context.Context, network string) (list []ipam.LeaseState, err error) {
+	return list, c.get(ctx, "leases"+query("network", network), &list)
+}
+
+// Lease is the lease with an id.
+func (c *Client) Lease(ctx context.Context, id string) (*ipam.LeaseState, error) {
+	var l ipam.LeaseState
+	if err := c.get(ctx, "leases/"+url.PathEscape(id), &l); err != nil {
+		return nil, err
+	}
+	return &l, nil
+}
+
+// RenewLease asks the server for more time now. It blocks for as long as that takes: some
+// seconds, and up to the network's dhcp_timeout more where the server has taken the address
+// back. That the container has no address in the end is an error.
+func (c *Client) RenewLease(ctx context.Context, id string) (*ipam.LeaseState, error) {
+	// The daemon ends it earlier.
+	ctx, cancel := context.WithTimeout(ctx, renewFor+5*time.Second)
+	defer cancel()
+	var l ipam.LeaseState
+	if err := c.send(ctx, &c.patient, http.MethodPost, "leases/"+url.PathEscape(id)+"/renew", nil, c.decodeInto(&l)); err != nil {
+		return nil, err
+	}
+	return &l, nil
+}
+
+// ReleaseLease gives a lease back that no container has. It returns the lease as it was.
+func (c *Client) ReleaseLease(ctx context.Context, id string) (*ipam.LeaseState, error) {
+	var l ipam.LeaseState
+	if err := c.do(ctx, http.MethodPost, "leases/"+url.PathEscape(id)+"/release", nil, &l); err != nil {
+		return nil, err
+	}
+	return &l, nil
+}
+
+// Events are those that came after one, as far as they are remembered; 0 is before all.
+func (c *Client) Events(ctx context.Context, after uint64) (list []ipam.Event, err error) {
+	return list, c.get(ctx, "events"+query("after", seq(after)), &list)
+}
+
+// Follow calls each for the events after one, and for those that come. It returns the
+// error of each, that of ctx when it ends, and ErrStopped when the daemon stops.
+func (c *Client) Follow(ctx context.Context, after uint64, each func(ipam.Event) error) error {
+	err := c.send(ctx, &c.patient, http.MethodGet, "events"+query("after", seq(after), "follow", "true"), nil, func(answer io.Reader) error {
+		for lines := json.NewDecoder(answer); ; {
+			var e ipam.Event
+			switch err := lines.Decode(&e); {
+			case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+				return fmt.Errorf("control socket %s: %w", c.socket, ErrStopped)
+			case err != nil:
+				return fmt.Errorf("control socket %s: answer: %w", c.socket, err)
+			}
+			if err := each(e); err != nil {
+				return err
+			}
+		}
+	})
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+// seq is the seq of an event in a query; 0 is left out.
+func seq(n uint64) string {
+	if n == 0 {
+		return ""
+	}
+	return strconv.FormatUint(n, 10)
+}
+
 func (c *Client) change(ctx context.Context, path string, body any) (*Change, error) {
 	b, err := json.Marshal(body)
 	if err != nil {
@@ -132,11 +209,26 @@ func (c *Client) get(ctx context.Context, path string, into any) error {
 }
 
 func (c *Client) do(ctx context.Context, method, path string, body io.Reader, into any) error {
+	return c.send(ctx, &c.http, method, path, body, c.decodeInto(into))
+}
+
+// decodeInto reads an answer that is one value.
+func (c *Client) decodeInto(into any) func(io.Reader) error {
+	return func(answer io.Reader) error {
+		if err := json.NewDecoder(io.LimitReader(answer, maxAnswer)).Decode(into); err != nil {
+			return fmt.Errorf("control socket %s: answer: %w", c.socket, err)
+		}
+		return nil
+	}
+}
+
+// send sends a request, and has the answer read if it is no error.
+func (c *Client) send(ctx context.Context, by *http.Client, method, path string, body io.Reader, read func(io.Reader) error) error {
 	r, err := http.NewRequestWithContext(ctx, method, "http://lanyard/v1/"+path, body)
 	if err != nil {
 		return err
 	}
-	w, err := c.http.Do(r)
+	w, err := by.Do(r)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("control socket %s: %w", c.socket, ErrNotRunning)
@@ -146,14 +238,10 @@ func (c *Client) do(ctx context.Context, method, path string, body io.Reader, in
 		return fmt.Errorf("control socket %s: %w", c.socket, err)
 	}
 	defer w.Body.Close()
-	answer := io.LimitReader(w.Body, maxAnswer)
 	if w.StatusCode != http.StatusOK {
-		return readError(answer, w.Status)
+		return readError(io.LimitReader(w.Body, maxAnswer), w.Status)
 	}
-	if err := json.NewDecoder(answer).Decode(into); err != nil {
-		return fmt.Errorf("control socket %s: answer: %w", c.socket, err)
-	}
-	return nil
+	return read(w.Body)
 }
 
 // readError makes an error of an error answer.

@@ -11,11 +11,22 @@
 //	GET /v1/addresses?pool={id}&network={id or unique prefix}, either or both
 //	POST /v1/addresses/reserve {"pool", "address", "name", "note"}, to set one aside
 //	POST /v1/addresses/release {"pool", "address"}, to make one free
+//	GET /v1/leases?network={id or unique prefix}
+//	GET /v1/leases/{id}
+//	POST /v1/leases/{id}/renew, to ask the server for more time now
+//	POST /v1/leases/{id}/release, to give one back that no container has
+//	GET /v1/events?after={seq}&follow={true or false}
 //	GET /metrics, figures in Prometheus's text format
 //
 // The id of a pool has slashes in it and the like, so it comes as a query or in
 // a body and in no path. A body is one JSON object (see Reservation); a field
-// that is not known is refused. Both POST answer with a Change.
+// that is not known is refused. Both POST of addresses answer with a Change, and both
+// of leases with the lease, which is renewed, or as it was before it was given back.
+//
+// Events are those after the one with the given seq, as far as they are remembered,
+// in a list. With follow=true the answer is a line of JSON for each
+// (application/x-ndjson), and those that come are added until the client hangs up or
+// the daemon stops.
 //
 // An error is {"error": text, "code": code}, where the code is one of the
 // constants below. Fields are added with time; none is renamed or removed.
@@ -39,10 +50,11 @@ import (
 
 // The codes of errors.
 const (
-	CodeInvalid  = "invalid"
-	CodeNotFound = "not_found"
-	CodeConflict = "conflict"
-	CodeInternal = "internal"
+	CodeInvalid     = "invalid"
+	CodeNotFound    = "not_found"
+	CodeConflict    = "conflict"
+	CodeUnavailable = "unavailable" // the machine, or the LAN, lacks what is needed now
+	CodeInternal    = "internal"
 )
 
 // Version says which lanyard answers.
@@ -52,8 +64,8 @@ type Version struct {
 	Go      string `json:"go"`
 }
 
-// Source is what the handler serves; all fields are required. The functions are
-// those of *engine.Engine, and from Pools on those of *ipam.Manager.
+// Source is what the handler serves; all fields but Stopping are required. The functions
+// are those of *engine.Engine, and from Pools on those of *ipam.Manager.
 type Source struct {
 	Version       Version
 	Networks      func() []engine.NetworkState
@@ -63,6 +75,15 @@ type Source struct {
 	Addresses     func() ([]ipam.AddressState, error)
 	Reserve       func(pool string, addr netip.Addr, name, note string) error
 	Release       func(pool string, addr netip.Addr) error
+	Leases        func() []ipam.LeaseState
+	Lease         func(id string) (ipam.LeaseState, error)
+	RenewLease    func(ctx context.Context, id string) (ipam.LeaseState, error)
+	ReleaseLease  func(ctx context.Context, id string) (ipam.LeaseState, error)
+	Events        func(ctx context.Context, after uint64, wait bool) []ipam.Event
+	EventCounts   func() map[string]uint64
+	// Stopping is closed when the daemon is to stop: answers that wait for something
+	// then end. nil means never.
+	Stopping <-chan struct{}
 }
 
 // wireError is an error on the wire.
@@ -107,6 +128,8 @@ func NewHandler(src Source, log *slog.Logger) http.Handler {
 		return some, nil
 	})
 	addressRoutes(src, handle)
+	leaseRoutes(src, handle)
+	mux.HandleFunc("GET /v1/events", serveEvents(src, log))
 	mux.Handle("GET /metrics", newMetrics(src, log))
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		reply(w, log, nil, lan.Refusef(lan.ErrNotFound, "%s %s is not part of this API", clip(r.Method), clip(r.URL.Path)))
@@ -175,6 +198,7 @@ var statuses = []struct {
 	{lan.ErrInvalid, http.StatusBadRequest, CodeInvalid},
 	{lan.ErrNotFound, http.StatusNotFound, CodeNotFound},
 	{lan.ErrConflict, http.StatusConflict, CodeConflict},
+	{lan.ErrUnavailable, http.StatusServiceUnavailable, CodeUnavailable},
 }
 
 func reply(w http.ResponseWriter, log *slog.Logger, answer any, err error) {

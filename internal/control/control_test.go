@@ -44,7 +44,7 @@ func endpoint(id, network string) engine.EndpointState {
 }
 
 func source() Source {
-	return Source{
+	src := Source{
 		Version: Version{Version: "1.2.3", Commit: "abc", Go: "go1.26"},
 		Networks: func() []engine.NetworkState {
 			return []engine.NetworkState{network("aa11"), network("aa22"), network("bb")}
@@ -53,8 +53,11 @@ func source() Source {
 			return []engine.EndpointState{endpoint("e1", "aa11"), endpoint("e2", "bb")}
 		},
 		ForgetNetwork: func(_ context.Context, id string) error {
-			if id == "bb" {
+			switch id {
+			case "bb":
 				return nil
+			case "gone":
+				return lan.Refusef(lan.ErrUnavailable, "parent eth9 is gone")
 			}
 			return lan.Refusef(lan.ErrConflict, "network %s has a container on it", id)
 		},
@@ -63,6 +66,8 @@ func source() Source {
 		Reserve:   func(string, netip.Addr, string, string) error { return nil },
 		Release:   func(string, netip.Addr) error { return nil },
 	}
+	leasesOf(&src)
+	return src
 }
 
 var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
@@ -127,6 +132,7 @@ func TestErrors(t *testing.T) {
 		{"unknown", second(c.Network(ctx, "cc")), lan.ErrNotFound, `network "cc" is not known; try: lanyard network ls`},
 		{"path", second(c.Network(ctx, "../version")), lan.ErrNotFound, `network "../version" is not known`},
 		{"ambiguous", second(c.Network(ctx, "aa")), lan.ErrConflict, `network "aa" is the beginning of 2 ids, among them aa11 and aa22; give more of it`},
+		{"unavailable", c.ForgetNetwork(ctx, "gone"), lan.ErrUnavailable, "parent eth9 is gone"},
 		{"forget", c.ForgetNetwork(ctx, "aa11"), lan.ErrConflict, "network aa11 has a container on it"},
 		{"endpoints of unknown", second(c.Endpoints(ctx, "cc")), lan.ErrNotFound, `network "cc" is not known`},
 	} {

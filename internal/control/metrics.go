@@ -4,9 +4,13 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/lanyard-net/lanyard/internal/ipam"
+	"github.com/lanyard-net/lanyard/internal/lan"
 )
 
 // The names of what /metrics says. They are a promise, as the fields of the JSON are.
@@ -18,6 +22,9 @@ const (
 	metricDefences      = "lanyard_address_defences_total"
 	metricNetworks      = "lanyard_networks"
 	metricEndpoints     = "lanyard_endpoints"
+	metricLeases        = "lanyard_leases"
+	metricLeaseEvents   = "lanyard_lease_events_total"
+	metricLeaseEnds     = "lanyard_lease_ends_seconds"
 )
 
 // Their labels, and what the label state may be.
@@ -25,6 +32,7 @@ const (
 	labelPool  = "pool"
 	labelWire  = "wire"
 	labelState = "state"
+	labelWhat  = "what"
 
 	stateUsed        = "used"
 	stateReserved    = "reserved"
@@ -35,7 +43,8 @@ const (
 
 var (
 	descPoolAddresses = prometheus.NewDesc(metricPoolAddresses,
-		"Addresses of a pool by state. Reserved are gateways, auxiliary addresses, reservations and the host's own.",
+		"Addresses of a pool by state. Reserved are gateways, auxiliary addresses, reservations and the host's own. "+
+			"Where a DHCP server has the pool there are used and resting alone, and no size.",
 		[]string{labelPool, labelWire, labelState}, nil)
 	descPoolSize = prometheus.NewDesc(metricPoolSize,
 		"Addresses that a pool can give out, 2^64-1 if there are more.", []string{labelPool, labelWire}, nil)
@@ -47,6 +56,12 @@ var (
 		"How many times containers' addresses on a wire were defended since the daemon started.", []string{labelWire}, nil)
 	descNetworks  = prometheus.NewDesc(metricNetworks, "Networks that the daemon serves.", nil, nil)
 	descEndpoints = prometheus.NewDesc(metricEndpoints, "Endpoints: containers' places on networks.", nil, nil)
+	descLeases    = prometheus.NewDesc(metricLeases,
+		"DHCP leases on a wire by state, as lanyard lease ls says it.", []string{labelWire, labelState}, nil)
+	descLeaseEvents = prometheus.NewDesc(metricLeaseEvents,
+		"What happened to DHCP leases since the daemon started, as lanyard events says it.", []string{labelWhat}, nil)
+	descLeaseEnds = prometheus.NewDesc(metricLeaseEnds,
+		"The time left of the DHCP lease that ends first, of those that containers have.", nil, nil)
 )
 
 // newMetrics serves figures of src in Prometheus's text format. The registry is its own,
@@ -65,6 +80,7 @@ type figures struct{ src Source }
 func (f figures) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descPoolAddresses, descPoolSize, descPoolStock, descConflicts, descDefences, descNetworks, descEndpoints,
+		descLeases, descLeaseEvents, descLeaseEnds,
 	} {
 		ch <- d
 	}
@@ -78,16 +94,15 @@ func (f figures) Collect(ch chan<- prometheus.Metric) {
 	wires := map[string]events{}
 	for _, p := range f.src.Pools() {
 		id, wire := label(p.ID), label(p.Wire)
-		for _, c := range []struct {
-			state string
-			n     uint64
-		}{
-			{stateUsed, p.Used}, {stateReserved, p.Reserved}, {stateResting, p.Resting}, {stateConflicting, p.Conflicting}, {stateFree, p.Free},
-		} {
-			gauge(descPoolAddresses, c.n, id, wire, c.state)
+		gauge(descPoolAddresses, p.Used, id, wire, stateUsed)
+		gauge(descPoolAddresses, p.Resting, id, wire, stateResting)
+		if p.Source != lan.SourceDHCP { // whose server alone knows what is free
+			gauge(descPoolAddresses, p.Reserved, id, wire, stateReserved)
+			gauge(descPoolAddresses, p.Conflicting, id, wire, stateConflicting)
+			gauge(descPoolAddresses, p.Free, id, wire, stateFree)
+			gauge(descPoolSize, p.Size, id, wire)
+			gauge(descPoolStock, uint64(p.Stock), id, wire)
 		}
-		gauge(descPoolSize, p.Size, id, wire)
-		gauge(descPoolStock, uint64(p.Stock), id, wire)
 		if wire != "" { // each pool of a wire says the same
 			wires[wire] = events{p.Conflicts, p.Defended}
 		}
@@ -98,6 +113,31 @@ func (f figures) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge(descNetworks, uint64(len(f.src.Networks())))
 	gauge(descEndpoints, uint64(len(f.src.Endpoints())))
+	f.collectLeases(ch)
+}
+
+func (f figures) collectLeases(ch chan<- prometheus.Metric) {
+	type kind struct{ wire, state string }
+	leases := map[kind]int{}
+	var ends time.Time
+	for _, l := range f.src.Leases() {
+		leases[kind{label(l.Wire), l.State}]++
+		switch l.State {
+		case ipam.LeaseBound, ipam.LeaseStarting, ipam.LeaseRenewing, ipam.LeaseRebinding:
+			if !l.EndsAt.IsZero() && (ends.IsZero() || l.EndsAt.Before(ends)) {
+				ends = l.EndsAt
+			}
+		}
+	}
+	for k, n := range leases {
+		ch <- prometheus.MustNewConstMetric(descLeases, prometheus.GaugeValue, float64(n), k.wire, k.state)
+	}
+	if !ends.IsZero() {
+		ch <- prometheus.MustNewConstMetric(descLeaseEnds, prometheus.GaugeValue, time.Until(ends).Seconds())
+	}
+	for what, n := range f.src.EventCounts() {
+		ch <- prometheus.MustNewConstMetric(descLeaseEvents, prometheus.CounterValue, float64(n), what)
+	}
 }
 
 // label makes a text one that a label can have: the kernel lets a link's name be any

@@ -42,7 +42,7 @@ type Verbs struct {
 
 	EngineStarted func()
 
-	RequestPool    func(context.Context, lan.PoolRequest) (id string, subnet netip.Prefix, err error)
+	RequestPool    func(context.Context, lan.PoolRequest) (lan.PoolGrant, error)
 	ReleasePool    func(ctx context.Context, id string) error
 	RequestAddress func(context.Context, lan.AddressRequest) (netip.Prefix, error)
 	ReleaseAddress func(ctx context.Context, poolID string, addr netip.Addr) error

@@ -116,7 +116,7 @@ func (h *host) verbs() Verbs {
 			return nil
 		},
 		EngineStarted: func() {},
-		RequestPool: func(_ context.Context, r lan.PoolRequest) (string, netip.Prefix, error) {
+		RequestPool: func(_ context.Context, r lan.PoolRequest) (lan.PoolGrant, error) {
 			h.mu.Lock()
 			defer h.mu.Unlock()
 			if !r.Subnet.IsValid() {
@@ -124,7 +124,7 @@ func (h *host) verbs() Verbs {
 			}
 			id := fmt.Sprintf("%s,%s#%d", r.Subnet, r.Range, len(h.pools))
 			h.pools[id] = r
-			return id, r.Subnet, nil
+			return lan.PoolGrant{ID: id, Subnet: r.Subnet}, nil
 		},
 		ReleasePool: func(_ context.Context, id string) error {
 			h.mu.Lock()

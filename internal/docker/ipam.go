@@ -25,11 +25,16 @@ func (h *Handler) requestPool(ctx context.Context, q requestPoolRequest) (any, e
 		}
 		*f.into = p.Masked()
 	}
-	id, subnet, err := h.verbs.RequestPool(ctx, r)
+	g, err := h.verbs.RequestPool(ctx, r)
 	if err != nil {
 		return nil, err
 	}
-	return requestPoolAnswer{PoolID: id, Pool: subnet.String(), Data: map[string]string{}}, nil
+	a := requestPoolAnswer{PoolID: g.ID, Pool: g.Subnet.String(), Data: map[string]string{}}
+	if g.NoGateway {
+		// An address must stand there, or the engine asks for one; this one means none.
+		a.Data[typeGateway] = lan.AnySubnet(g.Subnet.Addr().Is6()).String()
+	}
+	return a, nil
 }
 
 func (h *Handler) releasePool(ctx context.Context, q ids) (any, error) {
@@ -63,6 +68,9 @@ func (h *Handler) requestAddress(ctx context.Context, q requestAddressRequest) (
 func (h *Handler) releaseAddress(ctx context.Context, q ids) (any, error) {
 	if err := q.checkPool(); err != nil {
 		return nil, err
+	}
+	if any, err := netip.ParseAddr(q.Address); err == nil && any.IsUnspecified() {
+		return empty{}, nil // what stood for no gateway
 	}
 	addr, err := q.address()
 	if err != nil {

@@ -139,11 +139,11 @@ func manyOnDisk(b *testing.B, h *kerneltest.Host, sandbox string) []byte {
 	for i := range manyNetworks {
 		id := fmt.Sprintf("%064x", i+1)
 		prefix := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i), 0, 0}), 16)
-		pool, _, err := e.ipam.RequestPool(ctx, lan.PoolRequest{Subnet: prefix})
+		granted, err := e.ipam.RequestPool(ctx, lan.PoolRequest{Subnet: prefix})
 		if err != nil {
 			b.Fatal(err)
 		}
-		gw, err := e.ipam.RequestAddress(ctx, lan.AddressRequest{PoolID: pool, Gateway: true})
+		gw, err := e.ipam.RequestAddress(ctx, lan.AddressRequest{PoolID: granted.ID, Gateway: true})
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -164,7 +164,7 @@ func manyOnDisk(b *testing.B, h *kerneltest.Host, sandbox string) []byte {
 					IPv4: netip.PrefixFrom(addr, 16), Sandbox: sandbox, Created: now,
 				}),
 				store.PutAddress(&store.Address{
-					Space: key, Addr: addr, State: store.Taken, Pool: pool, Owner: "name web", Name: "web", Source: ipam.SourcePool, Since: now,
+					Space: key, Addr: addr, State: store.Taken, Pool: granted.ID, Owner: "name web", Name: "web", Source: ipam.SourcePool, Since: now,
 				}))
 		}
 	}

@@ -47,8 +47,12 @@ func (e *Engine) AddEndpoint(ctx context.Context, r EndpointRequest) (g Endpoint
 			return g, err
 		}
 	}
-	if !n.rec.Own && (len(r.Options.IP) > 0 || r.Options.Identity != "") {
-		return g, lan.Refusef(lan.ErrInvalid, "driver options ip and identity are for networks with -o subnet=, where lanyard chooses the address after it knows them; try: --ip")
+	if o := &r.Options; !n.rec.Own && (len(o.IP) > 0 || o.Identity != "" || o.ClientID != "" || o.VendorClass != "" || o.UserClass != nil) {
+		return g, lan.Refusef(lan.ErrInvalid, "driver options ip, identity, dhcp_client_id, dhcp_vendor_class and dhcp_user_class are for networks with --ipam-driver null and -o subnet= or -o source=dhcp, "+
+			"where lanyard chooses the address after it knows them; try: --ip")
+	}
+	if r.Options.Hostname != "" && !n.rec.Leases() {
+		return g, lan.Refusef(lan.ErrInvalid, "driver option hostname is what DHCP servers are told, and this network asks none; try: docker run --hostname")
 	}
 	var ops []store.Op
 	if n.rec.Own {
@@ -62,6 +66,11 @@ func (e *Engine) AddEndpoint(ctx context.Context, r EndpointRequest) (g Endpoint
 			}
 		}()
 		g.IPv4, g.IPv6 = rec.IPv4, rec.IPv6
+	}
+	if n.rec.Leases() {
+		if err := e.takeLeases(ctx, n, &rec, r); err != nil {
+			return g, err
+		}
 	}
 
 	mac, again, err := e.reserve(n, rec, ops)
@@ -85,7 +94,7 @@ func (e *Engine) give(ctx context.Context, n *network, rec *lan.Endpoint, r Endp
 	e.mu.Lock()
 	old := e.endpoints[rec.ID]
 	if old != nil && old.net == n {
-		rec.IPv4, rec.IPv6 = old.rec.IPv4, old.rec.IPv6
+		rec.IPv4, rec.IPv6 = told(&old.rec)
 		e.mu.Unlock()
 		return nil, func() {}, nil
 	}
@@ -103,7 +112,13 @@ func (e *Engine) give(ctx context.Context, n *network, rec *lan.Endpoint, r Endp
 			asked = append(asked, p.Addr())
 		}
 	}
-	addrs, ops, undo, err := e.ipam.Give(ctx, &n.rec.Network, asked, owner)
+	var mac net.HardwareAddr
+	if rec.MAC != "" {
+		if mac, err = net.ParseMAC(rec.MAC); err != nil {
+			return nil, nil, err
+		}
+	}
+	addrs, ops, undo, err := e.ipam.Give(ctx, &n.rec.Network, asked, owner, mac, r.Options)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -125,7 +140,8 @@ func (e *Engine) reserve(n *network, rec lan.Endpoint, ops []store.Op) (mac stri
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if old := e.endpoints[rec.ID]; old != nil {
-		same := old.net == n && old.rec.IPv4 == rec.IPv4 && old.rec.IPv6 == rec.IPv6 && old.rec.IfName == rec.IfName &&
+		v4, v6 := told(&old.rec)
+		same := old.net == n && v4 == rec.IPv4 && v6 == rec.IPv6 && old.rec.IfName == rec.IfName &&
 			(rec.MAC == "" || old.rec.MAC == rec.MAC)
 		if !same {
 			return "", false, lan.Refusef(lan.ErrConflict, "endpoint %s exists with other properties", lan.Short(rec.ID))
@@ -231,6 +247,9 @@ func (e *Engine) chooseMAC(n *network, rec lan.Endpoint) string {
 	if n.rec.Mode == lan.ModePassthru && n.parent != nil {
 		return n.parent.MAC.String()
 	}
+	if mac := e.ipam.LeaseMAC(rec.Leases); mac != "" {
+		return mac // the one that the server knows
+	}
 	seed := rec.ID
 	if rec.IPv4.IsValid() {
 		seed = rec.IPv4.Addr().String()
@@ -289,7 +308,7 @@ func (e *Engine) join(networkID, endpointID, sandbox string) (*Attachment, error
 	e.mu.Unlock()
 	if before.Sandbox != "" && !left {
 		if e.links.Exists(before.LinkName()) && before.Sandbox == sandbox {
-			return attachment(ep.net, before), nil
+			return attachment(ep.net, before, e.ipam.LeasesOf(before.Leases)), nil
 		}
 		if netns.Alive(before.Sandbox) {
 			return nil, lan.Refusef(lan.ErrConflict, "endpoint %s is in sandbox %s already", lan.Short(endpointID), before.Sandbox)
@@ -304,7 +323,8 @@ func (e *Engine) join(networkID, endpointID, sandbox string) (*Attachment, error
 	// A link of no record is found by its mark after a crash, so the disk and the
 	// kernel may work at the same time.
 	written := e.db.Begin(store.PutEndpoint(&after))
-	err = e.addLink(ep.net, before, parent)
+	leases := e.ipam.LeasesOf(before.Leases)
+	err = e.addLink(ep.net, before, leases, parent)
 	werr := <-written
 	switch {
 	case err == nil && werr == nil:
@@ -321,7 +341,7 @@ func (e *Engine) join(networkID, endpointID, sandbox string) (*Attachment, error
 	e.mu.Unlock()
 	e.ipam.Joined(ep.net.rec.Key, &after)
 	e.greet(ep.net, after)
-	return attachment(ep.net, after), nil
+	return attachment(ep.net, after, leases), nil
 }
 
 // hold finds an endpoint and keeps other verbs off it, and its network's removal,
@@ -350,9 +370,17 @@ func (e *Engine) letGo(ep *endpoint) {
 }
 
 // addLink makes an endpoint's link on its network's parent.
-func (e *Engine) addLink(n *network, rec lan.Endpoint, parent *link.Parent) error {
+func (e *Engine) addLink(n *network, rec lan.Endpoint, leases []lan.Lease, parent *link.Parent) error {
 	child := link.Child{
 		Name: rec.LinkName(), ParentIndex: parent.Index, Kind: n.rec.Kind, Mode: n.rec.Mode, Flag: n.rec.Flag, MTU: n.rec.MTU,
+	}
+	if len(rec.Leases) > 0 {
+		child.Alias = rec.LinkName() // its address may change
+	}
+	for _, l := range leases {
+		if n.rec.MTU == 0 && l.MTU > 0 && l.MTU < parent.MTU {
+			child.MTU = l.MTU
+		}
 	}
 	if rec.MAC != "" {
 		mac, err := net.ParseMAC(rec.MAC)
@@ -377,28 +405,36 @@ func (e *Engine) addLink(n *network, rec lan.Endpoint, parent *link.Parent) erro
 // (macvlan, ipvlan l2) the gateway of the subnet that holds the address; where
 // the kernel routes (ipvlan l3 and l3s) a default route on the link and no
 // gateway. An internal network has neither; where the kernel routes, its own
-// subnets have routes, so that its containers reach each other.
-func attachment(n *network, rec lan.Endpoint) *Attachment {
+// subnets have routes, so that its containers reach each other. Where a DHCP server gave
+// the address, it says gateway and routes, unless the user does.
+func attachment(n *network, rec lan.Endpoint, leases []lan.Lease) *Attachment {
 	a := &Attachment{SrcName: rec.LinkName(), DstPrefix: "eth", DstName: rec.IfName}
 	for _, p := range []netip.Prefix{rec.IPv4, rec.IPv6} {
 		if !p.IsValid() {
 			continue
 		}
 		subnet, _ := n.rec.SubnetOf(p.Addr())
-		switch gw := subnet.Gateway; {
+		gw := subnet.Gateway
+		for _, l := range leases {
+			if l.Addr == p && !n.rec.Internal {
+				gw = gatewayOf(n, &l)
+				a.Routes = append(a.Routes, l.Routes...)
+			}
+		}
+		switch {
 		case n.rec.L3() && n.rec.Internal:
 			for _, s := range n.rec.Subnets(p.Addr()) {
 				if s.Pool != subnet.Pool && s.Pool.Bits() > 0 {
-					a.Routes = append(a.Routes, Route{Dst: s.Pool})
+					a.Routes = append(a.Routes, lan.Route{Dst: s.Pool})
 				}
 			}
 		case n.rec.L3():
-			a.Routes = append(a.Routes, Route{Dst: netip.PrefixFrom(unspecified(p.Addr()), 0)})
+			a.Routes = append(a.Routes, lan.Route{Dst: lan.AnySubnet(p.Addr().Is6())})
 		case n.rec.Internal || n.rec.Gateway == lan.GatewayNone || !gw.IsValid() || gw == p.Addr():
 		default:
 			if !p.Contains(gw) {
 				// The engine wants a route to the gateway before it sets it.
-				a.Routes = append(a.Routes, Route{Dst: netip.PrefixFrom(gw, gw.BitLen())})
+				a.Routes = append(a.Routes, lan.Route{Dst: netip.PrefixFrom(gw, gw.BitLen())})
 			}
 			if gw.Is4() {
 				a.Gateway4 = gw
@@ -410,11 +446,13 @@ func attachment(n *network, rec lan.Endpoint) *Attachment {
 	return a
 }
 
-func unspecified(a netip.Addr) netip.Addr {
-	if a.Is4() {
-		return netip.IPv4Unspecified()
+// gatewayOf is the gateway of a container with a lease: the network's own, if the user
+// named one, else what the server says.
+func gatewayOf(n *network, l *lan.Lease) netip.Addr {
+	if subnet, _ := n.rec.SubnetOf(l.Addr.Addr()); subnet.Gateway.IsValid() {
+		return subnet.Gateway
 	}
-	return netip.IPv6Unspecified()
+	return l.Gateway
 }
 
 // Leave notes that the container is about to give the link back. The link is

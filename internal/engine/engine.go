@@ -90,6 +90,7 @@ func New(c Config) (*Engine, error) {
 			c.Log.Error("links of removed endpoints stay behind", "links", names, "err", err)
 		}
 	}
+	c.Addresses.Hook(ipam.Hooks{Ready: e.ready, Endpoint: e.endpointRecord, Changed: e.leaseChanged})
 	for _, rec := range s.Networks {
 		n := &network{rec: *rec}
 		e.networks[rec.ID] = n

@@ -184,19 +184,6 @@ func (b *bench) stop(network, id string, c *kerneltest.Host) {
 	}
 }
 
-func want(t testing.TB, err, reason error, words ...string) {
-	t.Helper()
-	if !errors.Is(err, reason) {
-		t.Errorf("error %v; want one that is %q", err, reason)
-		return
-	}
-	for _, w := range words {
-		if !strings.Contains(err.Error(), w) {
-			t.Errorf("error %q does not say %q", err, w)
-		}
-	}
-}
-
 func TestLifeOfAContainer(t *testing.T) {
 	b := newBench(t)
 	b.create("net1", "parent=eth1", "com.docker.network.driver.mtu=1400")
@@ -244,12 +231,12 @@ func TestRepeatedCallsGetTheSameAnswer(t *testing.T) {
 	for range 2 {
 		b.create("net1", "parent=eth1")
 	}
-	want(t, b.CreateNetwork(ctx, request("net1", "parent=eth1", "macvlan_mode=vepa")), lan.ErrConflict, "other options")
+	kerneltest.WantError(t, b.CreateNetwork(ctx, request("net1", "parent=eth1", "macvlan_mode=vepa")), lan.ErrConflict, "other options")
 	if mac := b.add("net1", "ep1", "192.168.11.2/16"); mac != b.add("net1", "ep1", "192.168.11.2/16") {
 		t.Error("another MAC the second time")
 	}
 	_, err := b.AddEndpoint(ctx, EndpointRequest{NetworkID: "net1", EndpointID: "ep1", IPv4: netip.MustParsePrefix("192.168.11.3/16")})
-	want(t, err, lan.ErrConflict, "other properties")
+	kerneltest.WantError(t, err, lan.ErrConflict, "other properties")
 	first, err := b.Join(ctx, "net1", "ep1", "/proc/self/ns/net")
 	if err != nil {
 		t.Fatal(err)
@@ -262,7 +249,7 @@ func TestRepeatedCallsGetTheSameAnswer(t *testing.T) {
 		t.Errorf("second join:\n%s", d)
 	}
 	_, err = b.Join(ctx, "net1", "ep1", "/proc/1/ns/net")
-	want(t, err, lan.ErrConflict, "in sandbox /proc/self/ns/net already")
+	kerneltest.WantError(t, err, lan.ErrConflict, "in sandbox /proc/self/ns/net already")
 }
 
 func TestCallsInTheWrongOrder(t *testing.T) {
@@ -328,7 +315,7 @@ func TestSharingAParent(t *testing.T) {
 				t.Fatal(err)
 			}
 			if c.want != nil {
-				want(t, err, lan.ErrConflict, c.want...)
+				kerneltest.WantError(t, err, lan.ErrConflict, c.want...)
 				// When the first is gone, the second may be.
 				if err := b.DeleteNetwork(ctx, strings.Repeat("a", 64)); err != nil {
 					t.Fatal(err)
@@ -342,7 +329,7 @@ func TestSharingAParent(t *testing.T) {
 func TestParentTakenByOthers(t *testing.T) {
 	b := newBench(t)
 	b.host.IP("link add theirs link eth1 type macvlan mode passthru")
-	want(t, b.CreateNetwork(ctx, request("net1", "parent=eth1")), lan.ErrConflict, "parent eth1", "passthru")
+	kerneltest.WantError(t, b.CreateNetwork(ctx, request("net1", "parent=eth1")), lan.ErrConflict, "parent eth1", "passthru")
 	if len(b.Networks()) != 0 {
 		t.Error("the refused network is there")
 	}
@@ -357,7 +344,7 @@ func TestPassthruTakesOne(t *testing.T) {
 		t.Errorf("the container has MAC %s, the parent %s", mac, parent)
 	}
 	_, err := b.AddEndpoint(ctx, EndpointRequest{NetworkID: "net1", EndpointID: "ep2", IPv4: netip.MustParsePrefix("192.168.11.3/16")})
-	want(t, err, lan.ErrConflict, "passthru takes one endpoint", "ep1")
+	kerneltest.WantError(t, err, lan.ErrConflict, "passthru takes one endpoint", "ep1")
 	b.stop("net1", "ep1", c)
 	b.run("net1", "ep2", "192.168.11.3/16")
 }
@@ -384,7 +371,7 @@ func TestBadRequests(t *testing.T) {
 	} {
 		c.r.EndpointID = "ep9"
 		_, err := b.AddEndpoint(ctx, c.r)
-		want(t, err, c.reason, c.words)
+		kerneltest.WantError(t, err, c.reason, c.words)
 	}
 	for _, opts := range [][]string{
 		{"parent=eth9"}, {"parent=eth1", "com.docker.network.driver.mtu=9000"}, {"parent=lo"}, {"parent=eth1", "x=y"},
@@ -415,13 +402,13 @@ func TestRoutesPerMode(t *testing.T) {
 		{"internal", lan.Network{Mode: lan.ModeBridge, Internal: true}, both, Attachment{}},
 		{"no gateway wanted", lan.Network{Mode: lan.ModeBridge, Gateway: lan.GatewayNone}, both, Attachment{}},
 		{"ipvlan l2", lan.Network{Mode: lan.ModeL2}, both, Attachment{Gateway4: a("192.168.0.1"), Gateway6: a("fd00::1")}},
-		{"ipvlan l3", lan.Network{Mode: lan.ModeL3}, both, Attachment{Routes: []Route{{Dst: p("0.0.0.0/0")}, {Dst: p("::/0")}}}},
-		{"ipvlan l3s, v6 only", lan.Network{Mode: lan.ModeL3S}, lan.Endpoint{IPv6: both.IPv6}, Attachment{Routes: []Route{{Dst: p("::/0")}}}},
+		{"ipvlan l3", lan.Network{Mode: lan.ModeL3}, both, Attachment{Routes: []lan.Route{{Dst: p("0.0.0.0/0")}, {Dst: p("::/0")}}}},
+		{"ipvlan l3s, v6 only", lan.Network{Mode: lan.ModeL3S}, lan.Endpoint{IPv6: both.IPv6}, Attachment{Routes: []lan.Route{{Dst: p("::/0")}}}},
 		{"ipvlan l3 internal", lan.Network{Mode: lan.ModeL3, Internal: true}, both, Attachment{}},
 		{"ipvlan l3 internal, two subnets", lan.Network{Mode: lan.ModeL3, Internal: true, IPv4: []lan.Subnet{{Pool: p("10.1.0.0/24")}}}, both,
-			Attachment{Routes: []Route{{Dst: p("10.1.0.0/24")}}}},
+			Attachment{Routes: []lan.Route{{Dst: p("10.1.0.0/24")}}}},
 		{"gateway off the link", lan.Network{Mode: lan.ModeBridge}, lan.Endpoint{IPv4: p("192.168.11.2/32")},
-			Attachment{Gateway4: a("192.168.0.1"), Routes: []Route{{Dst: p("192.168.0.1/32")}}}},
+			Attachment{Gateway4: a("192.168.0.1"), Routes: []lan.Route{{Dst: p("192.168.0.1/32")}}}},
 		{"is the gateway", lan.Network{Mode: lan.ModeBridge}, lan.Endpoint{IPv4: p("192.168.0.1/16")}, Attachment{}},
 		{"narrowest subnet", lan.Network{Mode: lan.ModeBridge, IPv4: []lan.Subnet{{Pool: p("192.168.11.0/24"), Gateway: a("192.168.11.1")}}},
 			lan.Endpoint{IPv4: p("192.168.11.2/24")}, Attachment{Gateway4: a("192.168.11.1")}},
@@ -432,7 +419,7 @@ func TestRoutesPerMode(t *testing.T) {
 			c.net.IPv6 = append(c.net.IPv6, v6)
 			c.ep.ID = "0123456789abcdef"
 			c.want.SrcName, c.want.DstPrefix = "ly-0123456789ab", "eth"
-			got := attachment(&network{rec: store.Network{Network: c.net}}, c.ep)
+			got := attachment(&network{rec: store.Network{Network: c.net}}, c.ep, nil)
 			if d := cmp.Diff(&c.want, got, cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); d != "" {
 				t.Errorf("(-want +got):\n%s", d)
 			}
@@ -443,7 +430,7 @@ func TestRoutesPerMode(t *testing.T) {
 // The gateway of an address is its own subnet's, when a network has several.
 func TestSeveralSubnets(t *testing.T) {
 	n := lan.Network{Mode: lan.ModeBridge, IPv4: []lan.Subnet{subnet, {Pool: netip.MustParsePrefix("10.1.0.0/24"), Gateway: netip.MustParseAddr("10.1.0.254")}}}
-	got := attachment(&network{rec: store.Network{Network: n}}, lan.Endpoint{IPv4: netip.MustParsePrefix("10.1.0.7/24")})
+	got := attachment(&network{rec: store.Network{Network: n}}, lan.Endpoint{IPv4: netip.MustParsePrefix("10.1.0.7/24")}, nil)
 	if got.Gateway4 != netip.MustParseAddr("10.1.0.254") {
 		t.Errorf("gateway %s", got.Gateway4)
 	}
@@ -455,7 +442,7 @@ func TestParentComesBack(t *testing.T) {
 	b.host.IP("link del eth1")
 	b.add("net1", "ep1", "192.168.11.2/16")
 	_, err := b.Join(ctx, "net1", "ep1", "/proc/self/ns/net")
-	want(t, err, lan.ErrUnavailable, "eth1 is not on this host")
+	kerneltest.WantError(t, err, lan.ErrUnavailable, "eth1 is not on this host")
 	if s := b.Networks()[0]; s.Problem == "" {
 		t.Error("the network's state says nothing of it")
 	}
@@ -474,8 +461,8 @@ func TestContainersThatVanish(t *testing.T) {
 	b.create("net1", "parent=eth1")
 	b.create("net2", "parent=wire", "macvlan_mode=passthru")
 	c1, c2 := b.run("net1", "ep1", "192.168.11.2/16"), b.run("net2", "ep2", "192.168.11.2/16")
-	c1.NS.Close()
-	c2.NS.Close()
+	c1.Vanish()
+	c2.Vanish()
 	// The same addresses come again.
 	b.add("net1", "ep3", "192.168.11.2/16")
 	b.add("net2", "ep4", "192.168.11.2/16")
@@ -484,7 +471,7 @@ func TestContainersThatVanish(t *testing.T) {
 	}
 	// And those that do not come again are swept.
 	c3 := b.run("net1", "ep5", "192.168.11.5/16")
-	c3.NS.Close()
+	c3.Vanish()
 	b.sweep()
 	if got := b.Endpoints(); len(got) != 2 {
 		t.Errorf("endpoints after a sweep: %+v", got)
@@ -516,15 +503,15 @@ func TestForgetNetwork(t *testing.T) {
 	b := newBench(t)
 	b.create("net1", "parent=eth1")
 	c := b.run("net1", "ep1", "192.168.11.2/16")
-	want(t, b.ForgetNetwork(ctx, "net1"), lan.ErrConflict, "has a container on it", "ep1")
-	c.NS.Close()
+	kerneltest.WantError(t, b.ForgetNetwork(ctx, "net1"), lan.ErrConflict, "has a container on it", "ep1")
+	c.Vanish()
 	if err := b.ForgetNetwork(ctx, "net1"); err != nil {
 		t.Fatal(err)
 	}
 	if len(b.Networks())+len(b.Endpoints()) != 0 {
 		t.Errorf("left: %+v %+v", b.Networks(), b.Endpoints())
 	}
-	want(t, b.ForgetNetwork(ctx, "net1"), lan.ErrNotFound)
+	kerneltest.WantError(t, b.ForgetNetwork(ctx, "net1"), lan.ErrNotFound)
 }
 
 func TestCrashLeavesNothing(t *testing.T) {
@@ -550,7 +537,7 @@ func TestCrashLeavesNothing(t *testing.T) {
 	if got := b.Networks(); len(got) != 1 {
 		t.Errorf("networks: %+v", got)
 	}
-	want(t, b.DeleteNetwork(ctx, "cut"), lan.ErrNotFound)
+	kerneltest.WantError(t, b.DeleteNetwork(ctx, "cut"), lan.ErrNotFound)
 }
 
 func TestVLANNetworks(t *testing.T) {
@@ -561,14 +548,14 @@ func TestVLANNetworks(t *testing.T) {
 	b.create("net3", "parent=eth1.200.100")
 	b.create("net4")
 	b.create("net5", "ipvlan_mode=l3")
-	want(t, b.CreateNetwork(ctx, request("net6", "parent=eth1", "vlan=100", "ipvlan_mode=l2")), lan.ErrConflict, "net1")
+	kerneltest.WantError(t, b.CreateNetwork(ctx, request("net6", "parent=eth1", "vlan=100", "ipvlan_mode=l2")), lan.ErrConflict, "net1")
 	c := b.run("net1", "ep1", "192.168.11.2/16")
 
 	// Reboot: the kernel's part is gone.
 	for _, name := range []string{"eth1.100", "eth1.200", "dm-net4", "di-net5"} {
 		b.host.IP("link del %s", name)
 	}
-	c.NS.Close()
+	c.Vanish()
 	b.restart()
 	for _, name := range []string{"eth1.100", "eth1.200", "eth1.200.100", "dm-net4", "di-net5"} {
 		if !strings.Contains(b.host.IP("link show %s", name), "UP") {

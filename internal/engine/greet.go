@@ -50,6 +50,22 @@ func (g *greeter) end() {
 	g.wg.Wait()
 }
 
+// run does something in the background, with a context that ends when the greeter does.
+func (g *greeter) run(do func(context.Context)) {
+	g.wg.Go(func() {
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		go func() {
+			select {
+			case <-g.stop:
+				cancel()
+			case <-ctx.Done():
+			}
+		}()
+		do(ctx)
+	})
+}
+
 // EngineStarted is called when an engine gets to know us, as each does when it starts.
 func (e *Engine) EngineStarted() { e.greeter.engineStarted() }
 
@@ -69,7 +85,7 @@ func (e *Engine) greet(n *network, rec lan.Endpoint) {
 		addrs = nil
 	}
 	g.mu.Unlock()
-	if len(addrs) == 0 && n.rec.IPv6Mode == "" {
+	if len(addrs) == 0 && n.rec.IPv6From() == "" {
 		return
 	}
 	// Before the link is there, so that nothing that the engine sends is missed.
@@ -85,16 +101,9 @@ func (e *Engine) greet(n *network, rec lan.Endpoint) {
 			e.log.Debug("the engine's own announcements are not heard", "endpoint", rec.ID, "err", err)
 		}
 	}
-	g.wg.Go(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), startTime)
+	g.run(func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, startTime)
 		defer cancel()
-		go func() {
-			select {
-			case <-g.stop:
-				cancel()
-			case <-ctx.Done():
-			}
-		}()
 		if err := e.greetNow(ctx, n, rec, addrs, ear); err != nil && ctx.Err() == nil {
 			e.log.Warn("container not greeted: its address is not announced, or IPv6 not set up", "endpoint", rec.ID, "err", err)
 		}
@@ -133,16 +142,25 @@ func (e *Engine) greetNow(ctx context.Context, n *network, rec lan.Endpoint, add
 		e.greeter.mu.Unlock()
 		return nil
 	}
+	if err := announceAll(ctx, n, &rec, missing); err != nil {
+		return err
+	}
+	e.log.Debug("addresses announced", "endpoint", rec.ID, "addresses", missing)
+	return nil
+}
+
+// announceAll announces addresses as often as the network says, or until the container
+// has ended.
+func announceAll(ctx context.Context, n *network, rec *lan.Endpoint, addrs []netip.Addr) error {
 	count, every := n.rec.Announce.Messages()
 	for i := range count {
 		if i > 0 && !pause(ctx, every) {
 			return ctx.Err()
 		}
-		if sent, err := announce(&rec, missing); err != nil || !sent {
+		if sent, err := announce(rec, addrs); err != nil || !sent {
 			return err
 		}
 	}
-	e.log.Debug("addresses announced", "endpoint", rec.ID, "addresses", missing)
 	return nil
 }
 
@@ -180,10 +198,10 @@ func (e *Engine) awaitLink(ctx context.Context, n *network, rec lan.Endpoint) (u
 // setUp sets the IPv6 mode of an endpoint's link, if it is up.
 func setUp(n *network, rec *lan.Endpoint) (up bool, err error) {
 	return link.WithInside(rec, func(c *link.Container, in *link.Inside) error {
-		if n.rec.IPv6Mode == "" {
+		if n.rec.IPv6From() == "" {
 			return nil
 		}
-		return c.SetIPv6(in.Name, n.rec.IPv6Mode)
+		return c.SetIPv6(in.Name, n.rec.IPv6From())
 	})
 }
 

@@ -275,6 +275,7 @@ func (e *Engine) DeleteNetwork(_ context.Context, id string) error {
 		ops = append(ops, store.DeleteEndpoint(eid))
 		ops = append(ops, e.ipam.Leave(&n.rec.Network, n.rec.Key, &ep.rec)...)
 	}
+	e.ipam.ReleaseLeases(&n.rec.Network, n.rec.Key)
 	ops = append(ops, e.ipam.Unbind(id)...)
 	if err := e.db.Write(ops...); err != nil {
 		return err

@@ -40,13 +40,7 @@ type Attachment struct {
 	DstPrefix, DstName string
 	// Gateway4 and Gateway6 are the default gateways; zero means none.
 	Gateway4, Gateway6 netip.Addr
-	Routes             []Route
-}
-
-// Route is one route of a container. Without a next hop it is on the link.
-type Route struct {
-	Dst     netip.Prefix
-	NextHop netip.Addr
+	Routes             []lan.Route
 }
 
 // NetworkState is a network as it stands now, for operators.

@@ -2,6 +2,7 @@ package ipam
 
 import (
 	"bufio"
+	"flag"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -31,6 +32,10 @@ const failAt = "LANYARD_TEST_FAIL_AT"
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(victim); dir != "" {
 		handOutUntilKilled(dir)
+	}
+	flag.Parse()
+	if err := flag.Set("test.parallel", "6"); err != nil { // those that run side by side wait for servers
+		panic(err)
 	}
 	os.Exit(m.Run())
 }

@@ -3,6 +3,7 @@ package ipam
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -48,6 +49,9 @@ func (m *Manager) RequestAddress(ctx context.Context, r lan.AddressRequest) (net
 		return m.fix(p, r) // lets mu go
 	}
 	m.mu.Unlock()
+	if p.rec.Source == lan.SourceDHCP {
+		return m.requestLease(ctx, p, r)
+	}
 
 	owner := ""
 	if r.Name != "" {
@@ -425,6 +429,10 @@ func (m *Manager) letGo(sp *space, addr netip.Addr) (*store.Op, error) {
 		return nil, nil
 	}
 	delete(sp.handed, addr)
+	if l := sp.leases[addr]; l != nil {
+		op := m.rest(l)
+		return &op, nil
+	}
 	now := time.Now().UTC()
 	var op store.Op
 	switch r := sp.reserved[addr]; {
@@ -446,13 +454,18 @@ func (m *Manager) letGo(sp *space, addr netip.Addr) (*store.Op, error) {
 
 // Give chooses the addresses of an endpoint on a network whose subnets are options: one
 // of each family that it has subnets of. asked are those that the user wants, owner is
-// who the container is, "" if that is not certain. It returns what is to be written
-// before Docker hears of them; undo takes them back.
-func (m *Manager) Give(ctx context.Context, n *lan.Network, asked []netip.Addr, owner string) (addrs []netip.Prefix, ops []store.Op, undo func(), err error) {
+// who the container is, "" if that is not certain, and mac is its MAC address, where the
+// user says one. It returns what is to be written before Docker hears of them; undo takes
+// them back. Where it asks a DHCP server it blocks as lease does.
+func (m *Manager) Give(ctx context.Context, n *lan.Network, asked []netip.Addr, owner string, mac net.HardwareAddr, opts lan.EndpointOptions) (addrs []netip.Prefix, ops []store.Op, undo func(), err error) {
 	var grants []*grant
+	var leases []*lease
 	back := func() {
 		for _, g := range grants {
 			m.takeBack(g)
+		}
+		for _, l := range leases {
+			m.giveUp(l)
 		}
 	}
 	defer func() {
@@ -481,6 +494,19 @@ func (m *Manager) Give(ctx context.Context, n *lan.Network, asked []netip.Addr, 
 		m.mu.Unlock()
 		if p == nil {
 			return nil, nil, nil, lan.Refusef(lan.ErrNotFound, "subnet %s of network %s has no pool", subnets[at].Pool, lan.Short(n.ID))
+		}
+		if p.rec.Source == lan.SourceDHCP {
+			l, err := m.lease(ctx, p, leaseWant{addr: w.addr, owner: owner, mac: mac, opts: opts})
+			if err != nil {
+				return nil, nil, nil, err
+			}
+			m.mu.Lock()
+			rec := l.rec
+			m.mu.Unlock()
+			leases = append(leases, l)
+			addrs = append(addrs, rec.Lease.Addr)
+			ops = append(ops, store.PutLease(&rec))
+			continue
 		}
 		g, err := m.grant(ctx, p, w)
 		if err != nil {
@@ -526,6 +552,9 @@ func (m *Manager) Assign(n *lan.Network, key string, e *lan.Endpoint, mac string
 				return nil, lan.Refusef(lan.ErrConflict, "address %s%s is %s", addr, sp.on(), m.holder(sp, addr, nil))
 			}
 			m.unstock(sp, addr)
+			if managed && subnet.Source == lan.SourceDHCP {
+				return nil, lan.Refusef(lan.ErrConflict, "address %s%s: its DHCP lease is gone; try: start the container again", addr, sp.on())
+			}
 			if managed {
 				// Handed out so long ago that it was taken back.
 				if who := m.holder(sp, addr, nil); who != "" {
@@ -535,6 +564,19 @@ func (m *Manager) Assign(n *lan.Network, key string, e *lan.Endpoint, mac string
 					Space: sp.key, Addr: addr, State: store.Taken, Source: SourcePool, Since: time.Now().UTC(),
 				}))
 			}
+		}
+	}
+	for _, id := range e.Leases {
+		l := m.leases[id]
+		if l == nil || l.rec.State == store.LeasePast {
+			continue
+		}
+		l.rec.Network, l.told = n.ID, toldOf(e, l.rec.V6)
+		if l.endpoint = e.ID; again {
+			if l.rec.State == store.LeaseIdle {
+				m.turn(l, store.LeaseBound)
+			}
+			m.keeper.Hold(id, m.due(l))
 		}
 	}
 	for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
@@ -551,11 +593,29 @@ func (m *Manager) Assign(n *lan.Network, key string, e *lan.Endpoint, mac string
 func (m *Manager) Joined(key string, e *lan.Endpoint) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	for _, id := range e.Leases {
+		if l := m.leases[id]; l != nil && l.retell {
+			m.retell(l, 2*time.Second)
+		}
+	}
 	for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
 		if u := m.space(key).users[p.Addr()]; p.IsValid() && u != nil && u.endpoint == e.ID {
 			u.sandbox = e.Sandbox
 		}
 	}
+}
+
+// retell has the server told of another host name once the container's link is up: a while
+// from now or, where it is not yet, later. The caller holds mu.
+func (m *Manager) retell(l *lease, in time.Duration) {
+	m.after(in, func(context.Context) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if l.retell && l.endpoint != "" && in < time.Minute {
+			m.keeper.Hurry(l.rec.ID)
+			m.retell(l, 2*in)
+		}
+	})
 }
 
 // Leave takes an endpoint's addresses from it. Those that Docker's IPAM driver of ours
@@ -566,6 +626,16 @@ func (m *Manager) Leave(n *lan.Network, key string, e *lan.Endpoint) (ops []stor
 		// The record that Give made may be on its way to the disk.
 		m.write("addresses")
 	}
+	defer func() {
+		// Those that have no address now.
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		for _, id := range e.Leases {
+			if l := m.leases[id]; l != nil && l.endpoint == e.ID {
+				ops = append(ops, m.rest(l))
+			}
+		}
+	}()
 	for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
 		if !p.IsValid() {
 			continue
@@ -581,7 +651,7 @@ func (m *Manager) Leave(n *lan.Network, key string, e *lan.Endpoint) (ops []stor
 		sp.ours[u.mac] = time.Now()
 		sp.handed[addr] = time.Now()
 		subnet, _ := n.SubnetOf(addr)
-		keep := subnet.Leased && !u.released
+		keep := subnet.Leased && subnet.Source == lan.SourcePool && !u.released
 		m.mu.Unlock()
 		if keep {
 			continue

@@ -22,6 +22,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/lanyard-net/lanyard/internal/dhcp"
 	"github.com/lanyard-net/lanyard/internal/lan"
 	"github.com/lanyard-net/lanyard/internal/link"
 	"github.com/lanyard-net/lanyard/internal/netns"
@@ -34,6 +35,9 @@ type Config struct {
 	DB    *store.DB
 	Links *link.Links
 	Log   *slog.Logger
+	// Silent is told that a container did not start on a network since no DHCP server
+	// answered; see Answered. It must not block. It may be nil.
+	Silent func(networkID string)
 }
 
 // Manager holds the pools and addresses of this host. Its methods may be called at
@@ -44,6 +48,8 @@ type Manager struct {
 	log   *slog.Logger
 	// bell wakes Run.
 	bell chan struct{}
+	// wiring is held while a wire is opened.
+	wiring sync.Mutex
 
 	mu     sync.Mutex // guards what follows and all that hangs on it
 	pools  map[string]*place
@@ -52,8 +58,20 @@ type Manager struct {
 	moved chan struct{}
 	// room holds the probe links; nil until the first one.
 	room *netns.NS
-	// late is work of Run's own: what must not be done under mu.
-	late []func(context.Context)
+	// late is what must not be done under mu, or not yet.
+	late []late
+	// leases are those of DHCP servers, by ID.
+	leases  map[string]*lease
+	journal journal
+	// silences are what was asked where no server answered.
+	silences map[wanting]dhcp.Ask
+	// Lives of leases; see Hooks for what is the engine's.
+	clock      clock
+	keeper     *dhcp.Keeper
+	ready      func(ctx context.Context, networkID string) error
+	endpointOf func(id string) (lan.Endpoint, bool)
+	changed    func(context.Context, LeaseChange) (wasDefault bool, err error)
+	onSilence  func(networkID string)
 
 	hostMu   sync.Mutex // guards what follows
 	hostRead time.Time
@@ -77,7 +95,8 @@ type space struct {
 	users map[netip.Addr]*user
 	// handed are the addresses that Docker has and no endpoint of ours, by when
 	// they came to be so.
-	handed    map[netip.Addr]time.Time
+	handed map[netip.Addr]time.Time
+	shelves
 	reserved  map[netip.Addr]*store.Address
 	conflicts map[netip.Addr]*conflict
 	// macs are the MAC addresses of users, each with how many addresses have it.
@@ -117,7 +136,9 @@ func New(c Config, s store.State) (*Manager, error) {
 	m := &Manager{
 		db: c.DB, links: c.Links, log: c.Log, bell: make(chan struct{}, 1),
 		pools: map[string]*place{}, spaces: map[string]*space{}, moved: make(chan struct{}),
+		leases: map[string]*lease{}, silences: map[wanting]dhcp.Ask{}, onSilence: c.Silent, clock: newClock(), endpointOf: func(string) (lan.Endpoint, bool) { return lan.Endpoint{}, false },
 	}
+	m.keeper = dhcp.NewKeeper(dhcp.KeeperConfig{Now: m.clock.now, Do: m.keep, Workers: keepers})
 	now := time.Now()
 	for _, a := range s.Addresses {
 		sp := m.space(a.Space)
@@ -136,8 +157,26 @@ func New(c Config, s store.State) (*Manager, error) {
 			return nil, fmt.Errorf("address %s on record is %q: a newer lanyard wrote it", a.Addr, a.State)
 		}
 	}
+	texts := map[string]string{} // that many leases have alike
+	for _, rec := range s.Leases {
+		for _, text := range []*string{&rec.Space, &rec.Pool, &rec.Network, &rec.Boot, &rec.Lease.Via, &rec.Lease.Domain} {
+			if _, ok := texts[*text]; !ok {
+				texts[*text] = *text
+			}
+			*text = texts[*text]
+		}
+		l := &lease{rec: *rec, space: m.space(rec.Space)}
+		m.rememberLease(l)
+		l.space.shelve(l)
+		if l.rec.State == store.LeaseBound || l.rec.State == store.LeaseIdle {
+			m.place(l)
+		}
+		if l.rec.State == store.LeaseBound {
+			l.space.handed[rec.Lease.Addr.Addr()] = now // until its endpoint is known
+		}
+	}
 	for _, rec := range s.Pools {
-		run, err := pool.RangeOf(rec.Subnet, rec.Range)
+		run, err := checkPool(&lan.PoolRequest{Subnet: rec.Subnet, Range: rec.Range, V6: rec.Subnet.Addr().Is6()}, rec.Source)
 		if err != nil {
 			return nil, fmt.Errorf("pool %s on record: %w", rec.ID, err)
 		}
@@ -154,7 +193,7 @@ func (m *Manager) space(key string) *space {
 	if sp == nil {
 		sp = &space{
 			key: key, set: pool.NewSet(), nets: map[string]*lan.Network{}, users: map[netip.Addr]*user{}, handed: map[netip.Addr]time.Time{},
-			reserved: map[netip.Addr]*store.Address{}, conflicts: map[netip.Addr]*conflict{},
+			shelves: newShelves(), reserved: map[netip.Addr]*store.Address{}, conflicts: map[netip.Addr]*conflict{},
 			macs: map[string]int{}, ours: map[string]time.Time{}, seen: map[string]time.Time{},
 		}
 		m.spaces[key] = sp
@@ -318,6 +357,12 @@ func (m *Manager) holder(sp *space, addr netip.Addr, hosts map[netip.Addr]string
 		}
 		return fmt.Sprintf("held for %s since %s", who, since.Local().Format(time.TimeOnly))
 	}
+	if l := sp.leases[addr]; l != nil {
+		if l.rec.Name != "" {
+			return "kept for container " + l.rec.Name + ", which has a DHCP lease for it"
+		}
+		return "leased from a DHCP server, for a container that has ended"
+	}
 	if what, whose := m.fixed(sp, addr); what != "" {
 		return what + " " + whose
 	}
@@ -346,6 +391,9 @@ func reservedText(r *store.Address) string {
 
 // nameOf is the name of the container that has an address, "" if it is not known.
 func (m *Manager) nameOf(sp *space, addr netip.Addr) string {
+	if l := sp.leases[addr]; l != nil {
+		return l.rec.Name
+	}
 	if a, err := m.db.Address(sp.key, addr); err == nil && a != nil {
 		return a.Name
 	}

@@ -26,28 +26,10 @@ type bench struct {
 	t    testing.TB
 	host *kerneltest.Host
 	dir  string
-	log  *lockedBuilder
+	log  *kerneltest.Log
 	end  func()
 	nets map[string]*lan.Network
 	keys map[string]string
-}
-
-// lockedBuilder is a log that many may write.
-type lockedBuilder struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (l *lockedBuilder) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuilder) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 func newBench(t testing.TB) *bench {
@@ -74,7 +56,7 @@ func (b *bench) start() {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	b.log = &lockedBuilder{}
+	b.log = &kerneltest.Log{}
 	m, err := New(Config{DB: db, Links: links, Log: slog.New(slog.NewTextHandler(b.log, nil))}, state)
 	if err != nil {
 		b.t.Fatal(err)
@@ -120,11 +102,12 @@ func (b *bench) request(s subnet) (string, lan.Subnet, error) {
 	if s.rng != "" {
 		r.Range = netip.MustParsePrefix(s.rng)
 	}
-	id, pool, err := b.RequestPool(ctx, r)
+	g, err := b.RequestPool(ctx, r)
 	if err != nil {
 		return "", lan.Subnet{}, err
 	}
-	out := lan.Subnet{Pool: pool, Leased: true}
+	id := g.ID
+	out := lan.Subnet{Pool: g.Subnet, Leased: true}
 	if s.gateway != "" {
 		q := lan.AddressRequest{PoolID: id, Gateway: true}
 		if s.gateway != "auto" {
@@ -328,6 +311,22 @@ func TestWhoHasIt(t *testing.T) {
 	wantErr(t, b.Release(pool, netip.MustParseAddr("10.0.0.5")), "is held by container web", "try: docker rm")
 }
 
+// Reservations are of lanyard's own pools, whatever DHCP servers give on other wires.
+func TestReserveBesideDHCP(t *testing.T) {
+	b := newBench(t)
+	dhcp := map[string]string{"source": "dhcp"}
+	b.mustNetwork("leased", "eth1|802.1Q:7", off, subnet{pool: "0.0.0.0/0", options: dhcp})
+	own := b.mustNetwork("own", "eth1", off, subnet{pool: "10.0.0.0/24"})[0]
+	addr := netip.MustParseAddr("10.0.0.9")
+	if err := b.Reserve("", addr, "web", ""); err != nil {
+		t.Fatal(err)
+	}
+	if got := b.mustAsk(own, "", "web"); got != "10.0.0.9" {
+		t.Errorf("got %s", got)
+	}
+	wantErr(t, b.Reserve("", netip.MustParseAddr("10.1.0.9"), "web", ""), "address 10.1.0.9 on eth1, VLAN 802.1Q:7 is the DHCP server's to give", "try: a reservation there")
+}
+
 func TestSmallPools(t *testing.T) {
 	for _, tc := range []struct {
 		pool, gateway string
@@ -400,7 +399,7 @@ func TestPoolsThatCannotBe(t *testing.T) {
 		{lan.PoolRequest{Subnet: netip.MustParsePrefix("10.0.0.0/24"), Options: map[string]string{"acd": "off"}}, `unknown --ipam-opt "acd"`},
 		{lan.PoolRequest{Subnet: netip.MustParsePrefix("10.0.0.0/24"), Options: map[string]string{"parent": "eth7"}}, "--ipam-opt parent=eth7: parent eth7 is not on this host"},
 	} {
-		_, _, err := b.RequestPool(ctx, tc.r)
+		_, err := b.RequestPool(ctx, tc.r)
 		wantErr(t, err, tc.want)
 	}
 	if len(b.Pools()) != 0 {
@@ -426,11 +425,11 @@ func TestOneAtATime(t *testing.T) {
 	}
 	second := make(chan string)
 	go func() {
-		id, _, err := b.RequestPool(ctx, lan.PoolRequest{Subnet: netip.MustParsePrefix("10.0.0.0/24")})
+		g, err := b.RequestPool(ctx, lan.PoolRequest{Subnet: netip.MustParsePrefix("10.0.0.0/24")})
 		if err != nil {
 			t.Error(err)
 		}
-		second <- id
+		second <- g.ID
 	}()
 	select {
 	case id := <-second:

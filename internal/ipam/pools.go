@@ -27,62 +27,76 @@ const (
 // with the same pool. Two pools with the same subnet cannot be told apart when their
 // networks come, so the second one waits until the first one's has: it blocks for up
 // to 10 s, then refuses.
-func (m *Manager) RequestPool(ctx context.Context, r lan.PoolRequest) (id string, subnet netip.Prefix, err error) {
-	spec, err := lan.ParsePoolOptions(r.Options)
+//
+// Where a DHCP server is the source no subnet is needed; one that is given is a check of
+// what servers offer.
+func (m *Manager) RequestPool(ctx context.Context, r lan.PoolRequest) (lan.PoolGrant, error) {
+	spec, source, err := lan.ParsePoolOptions(r.Options)
 	if err != nil {
-		return "", netip.Prefix{}, err
+		return lan.PoolGrant{}, err
 	}
-	run, err := checkPool(&r)
+	if source == lan.SourceDHCP && !r.Subnet.IsValid() {
+		r.Subnet = lan.AnySubnet(r.V6)
+	}
+	run, err := checkPool(&r, source)
 	if err != nil {
-		return "", netip.Prefix{}, err
+		return lan.PoolGrant{}, err
 	}
 	key := ""
 	if spec.Name != "" {
 		// As for ipvlan, which more links can carry.
 		plan, err := m.links.Look(spec, lan.Ipvlan)
 		if err != nil {
-			return "", netip.Prefix{}, fmt.Errorf("--ipam-opt parent=%s: %w", spec.Name, err)
+			return lan.PoolGrant{}, fmt.Errorf("--ipam-opt parent=%s: %w", spec.Name, err)
 		}
 		key = plan.Key
 	}
 	m.mu.Lock()
-	p, err := m.admit(ctx, r, key)
+	p, err := m.admit(ctx, r, source, key)
 	if err != nil {
 		m.mu.Unlock()
-		return "", netip.Prefix{}, err
+		return lan.PoolGrant{}, err
 	}
-	if p != nil {
-		rec := p.rec
-		m.mu.Unlock()
-		return rec.ID, r.Subnet, m.db.Write(store.PutPool(&rec))
+	fresh := p == nil
+	if fresh {
+		p = &place{run: run, rec: store.Pool{
+			ID: m.newID(r, source, key), Subnet: r.Subnet, Range: r.Range, Parent: spec.Name, Source: source, Refs: 1, Created: time.Now().UTC(),
+		}}
+		m.pools[p.rec.ID] = p
+		if key == "" {
+			key = private(p.rec.ID)
+		}
+		m.settle(p, key)
 	}
-	p = &place{run: run, rec: store.Pool{
-		ID: m.newID(r, key), Subnet: r.Subnet, Range: r.Range, Parent: spec.Name, Refs: 1, Created: time.Now().UTC(),
-	}}
-	m.pools[p.rec.ID] = p
-	if key == "" {
-		key = private(p.rec.ID)
-	}
-	m.settle(p, key)
 	rec := p.rec
 	m.mu.Unlock()
 	if err := m.db.Write(store.PutPool(&rec)); err != nil {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		m.drop(p)
-		return "", netip.Prefix{}, err
+		if fresh {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			m.drop(p)
+		}
+		return lan.PoolGrant{}, err
 	}
-	return rec.ID, r.Subnet, nil
+	return lan.PoolGrant{ID: rec.ID, Subnet: r.Subnet, NoGateway: source == lan.SourceDHCP}, nil
 }
 
 // checkPool refuses a pool that nobody could be given an address of.
-func checkPool(r *lan.PoolRequest) (pool.Range, error) {
+func checkPool(r *lan.PoolRequest, source lan.Source) (pool.Range, error) {
+	if source == lan.SourceDHCP {
+		if r.Range.IsValid() {
+			return pool.Range{}, lan.Refusef(lan.ErrInvalid, "--ip-range %s is for lanyard's own choice, and the DHCP server chooses; leave it out", r.Range)
+		}
+		if r.Subnet == lan.AnySubnet(r.V6) {
+			return pool.Range{}, nil
+		}
+	}
 	if !r.Subnet.IsValid() {
 		if r.V6 {
 			return pool.Range{}, lan.Refusef(lan.ErrInvalid, "an IPv6 subnet is needed: the wire has it, and lanyard does not make one up; "+
-				"try: --subnet fd00:1::/64, or -o ipv6=slaac without --ipv6")
+				"try: --subnet fd00:1::/64, --ipam-opt source=dhcp, or -o ipv6=slaac without --ipv6")
 		}
-		return pool.Range{}, lan.Refusef(lan.ErrInvalid, "a subnet is needed: that of the wire; try: --subnet 192.168.0.0/16")
+		return pool.Range{}, lan.Refusef(lan.ErrInvalid, "a subnet is needed: that of the wire; try: --subnet 192.168.0.0/16, or --ipam-opt source=dhcp for addresses of the site's DHCP server")
 	}
 	if r.V6 == r.Subnet.Addr().Is4() {
 		return pool.Range{}, lan.Refusef(lan.ErrInvalid, "subnet %s is of the other family", r.Subnet)
@@ -91,18 +105,21 @@ func checkPool(r *lan.PoolRequest) (pool.Range, error) {
 		return pool.Range{}, lan.Refusef(lan.ErrInvalid, "subnet %s is not one of hosts on a wire", r.Subnet)
 	}
 	run, err := pool.RangeOf(r.Subnet, r.Range)
-	if err != nil {
+	switch {
+	case err != nil:
 		return run, lan.Refusef(lan.ErrInvalid, "%v", err)
+	case source == lan.SourceDHCP:
+		return pool.Range{}, nil // nothing is picked of it
 	}
 	return run, nil
 }
 
 // admit finds the pool that a request with a parent means, if it is there, and waits
 // for its turn with one that has none. The caller holds mu, which is let go meanwhile.
-func (m *Manager) admit(ctx context.Context, r lan.PoolRequest, key string) (*place, error) {
+func (m *Manager) admit(ctx context.Context, r lan.PoolRequest, source lan.Source, key string) (*place, error) {
 	if key != "" {
 		for _, p := range m.pools {
-			if p.rec.Space == key && p.rec.Parent != "" && p.rec.Subnet == r.Subnet && p.rec.Range == r.Range {
+			if p.rec.Space == key && p.rec.Parent != "" && p.rec.Subnet == r.Subnet && p.rec.Range == r.Range && p.rec.Source == source {
 				p.rec.Refs++
 				return p, nil
 			}
@@ -152,8 +169,17 @@ func (p *place) pending() bool {
 
 // newID names a pool after what was asked for, and numbers those that are alike. The
 // caller holds mu.
-func (m *Manager) newID(r lan.PoolRequest, key string) string {
+func (m *Manager) newID(r lan.PoolRequest, source lan.Source, key string) string {
 	base := r.Subnet.String()
+	if source == lan.SourceDHCP {
+		base = "dhcp"
+		if r.V6 {
+			base = "dhcpv6"
+		}
+		if r.Subnet.Bits() > 0 {
+			base += "," + r.Subnet.String()
+		}
+	}
 	if r.Range.IsValid() {
 		base += "," + r.Range.String()
 	}
@@ -273,6 +299,7 @@ func (m *Manager) Bind(n *lan.Network, key string) (ops []store.Op, undo func(),
 		}
 		mv.p.rec.Networks = append(slices.Clone(mv.p.rec.Networks), n.ID)
 		mv.p.rec.Policy = n.Policy
+		n.SetSource(i, mv.p.rec.Source)
 		if mv.p.rec.Space != key {
 			m.settle(mv.p, key)
 		}
@@ -280,6 +307,9 @@ func (m *Manager) Bind(n *lan.Network, key string) (ops []store.Op, undo func(),
 		if err := m.checkFixed(mv.p, s, hosts); err != nil {
 			return nil, nil, err
 		}
+	}
+	if err := n.CheckDHCP(); err != nil {
+		return nil, nil, err
 	}
 	for _, mv := range moves {
 		rec := mv.p.rec
@@ -309,11 +339,11 @@ func (m *Manager) ownPool(n *lan.Network, key string, i int, s lan.Subnet) (*pla
 	if m.pools[id] != nil {
 		return nil, nil
 	}
-	run, err := checkPool(&lan.PoolRequest{Subnet: s.Pool, Range: s.Range, V6: s.Pool.Addr().Is6()})
+	run, err := checkPool(&lan.PoolRequest{Subnet: s.Pool, Range: s.Range, V6: s.Pool.Addr().Is6()}, s.Source)
 	if err != nil {
 		return nil, err
 	}
-	p := &place{run: run, rec: store.Pool{ID: id, Subnet: s.Pool, Range: s.Range, Gateway: s.Gateway, Aux: s.Aux, Created: time.Now().UTC()}}
+	p := &place{run: run, rec: store.Pool{ID: id, Subnet: s.Pool, Range: s.Range, Gateway: s.Gateway, Aux: s.Aux, Source: s.Source, Created: time.Now().UTC()}}
 	m.pools[id] = p
 	m.settle(p, key)
 	return p, nil
@@ -398,6 +428,8 @@ func (m *Manager) Unbind(networkID string) []store.Op {
 	for _, sp := range m.spaces {
 		delete(sp.nets, networkID)
 	}
+	delete(m.silences, wanting{networkID, false})
+	delete(m.silences, wanting{networkID, true})
 	for _, p := range m.pools {
 		i := slices.Index(p.rec.Networks, networkID)
 		if i < 0 {

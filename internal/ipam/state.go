@@ -16,6 +16,10 @@ import (
 type PoolState struct {
 	ID       string   `json:"id"`
 	Networks []string `json:"networks"`
+	// Source says who chooses the addresses. Where a DHCP server does, nothing is handed
+	// out: First and Last are not valid, and of the Counts only Used and Resting are told,
+	// of leases.
+	Source lan.Source `json:"source,omitempty"`
 	// Wire is the parent and its VLAN, "" while no network has the pool.
 	Wire   string       `json:"wire,omitempty"`
 	Subnet netip.Prefix `json:"subnet"`
@@ -101,7 +105,7 @@ func (m *Manager) Pools() []PoolState {
 	slices.SortFunc(places, func(a, b *place) int { return byAge(&a.rec, &b.rec) })
 	for _, p := range places {
 		s := PoolState{
-			ID: p.rec.ID, Networks: slices.Clone(p.rec.Networks), Subnet: p.rec.Subnet, Range: p.rec.Range, First: p.run.First, Last: p.run.Last,
+			ID: p.rec.ID, Networks: slices.Clone(p.rec.Networks), Source: p.rec.Source, Subnet: p.rec.Subnet, Range: p.rec.Range, First: p.run.First, Last: p.run.Last,
 			Gateway: p.rec.Gateway, Aux: p.rec.Aux, Counts: m.count(p, hosts), StockWanted: wantStock(p), Identity: string(lan.IdentityNone),
 			Grace: p.rec.Policy.GraceTime().Seconds(), Conflicts: p.space.conflictsSeen, Defended: p.space.defended, Created: p.rec.Created,
 		}
@@ -138,6 +142,8 @@ func (m *Manager) acdState(p *place, s PoolState) (state, note string) {
 		return "off", "there is nobody on the wire to ask: ipvlan l3, an isolated network, or a parent that is gone"
 	case w.acd == nil:
 		return "off", w.problem
+	case p.rec.Source == lan.SourceDHCP:
+		note = "each address that a server gives is looked for on the wire, and declined where somebody has it"
 	case s.Stock < s.StockWanted:
 		asking := 0
 		for _, r := range p.stock {
@@ -156,6 +162,18 @@ func (m *Manager) acdState(p *place, s PoolState) (state, note string) {
 func (m *Manager) count(p *place, hosts map[netip.Addr]string) Counts {
 	sp := p.space
 	c := Counts{Size: p.run.Size()}
+	if p.rec.Source == lan.SourceDHCP {
+		for _, l := range m.leases {
+			switch {
+			case l.rec.Pool != p.rec.ID:
+			case l.rec.State == store.LeaseBound:
+				c.Used++
+			case l.rec.State == store.LeaseIdle:
+				c.Resting++
+			}
+		}
+		return c
+	}
 	for addr := range sp.users {
 		if p.run.Contains(addr) {
 			c.Used++
@@ -254,7 +272,7 @@ func (m *Manager) addressesOf(sp *space, records []*store.Address, hosts map[net
 	}
 	for _, p := range m.placesIn(sp) {
 		for on := range hosts {
-			if p.rec.Subnet.Contains(on) {
+			if p.rec.Subnet.Bits() > 0 && p.rec.Subnet.Contains(on) {
 				s := at(on)
 				s.State, s.Note = StateHost, "this host's own, on "+hosts[on]
 			}
@@ -289,6 +307,13 @@ func (m *Manager) addressesOf(sp *space, records []*store.Address, hosts map[net
 					s.Note = "kept for who had it"
 				}
 			}
+		}
+	}
+	for addr, l := range sp.leases {
+		s := at(addr)
+		s.State, s.Pool, s.Container, s.MAC, s.Source, s.Since = StateStarting, l.rec.Pool, l.rec.Name, l.rec.MAC, SourceServer, l.rec.Since
+		if l.rec.State == store.LeaseIdle {
+			s.State, s.Until, s.Note = StateResting, m.leaseState(l).ReleaseAt, "its DHCP lease is kept for who had it"
 		}
 	}
 	for addr, c := range sp.conflicts {
@@ -327,6 +352,10 @@ func (m *Manager) Reserve(poolID string, addr netip.Addr, name, note string) err
 	if err != nil {
 		m.mu.Unlock()
 		return err
+	}
+	if p.rec.Source == lan.SourceDHCP {
+		m.mu.Unlock()
+		return lan.Refusef(lan.ErrInvalid, "address %s%s is the DHCP server's to give; try: a reservation there, for the container's MAC address or client id (lanyard lease inspect)", addr, p.space.on())
 	}
 	sp := p.space
 	old := sp.reserved[addr]
@@ -393,6 +422,10 @@ func (m *Manager) Release(poolID string, addr netip.Addr) error {
 		m.mu.Unlock()
 		return lan.Refusef(lan.ErrConflict, "address %s%s is %s; try: docker rm", addr, sp.on(), who)
 	}
+	if sp.leases[addr] != nil {
+		m.mu.Unlock()
+		return lan.Refusef(lan.ErrConflict, "address %s%s is leased from a DHCP server; try: lanyard lease release %s", addr, sp.on(), addr)
+	}
 	m.unstock(sp, addr)
 	_, idle := sp.set.IdleAt(addr)
 	if !idle && sp.reserved[addr] == nil && sp.conflicts[addr] == nil {
@@ -422,6 +455,10 @@ func (m *Manager) placeOf(id string, addr netip.Addr) (*place, error) {
 		if named {
 			found = append(found, p)
 		}
+	}
+	// A DHCP server may give any address, but not those of lanyard's own pools.
+	if own := slices.DeleteFunc(slices.Clone(found), func(p *place) bool { return p.rec.Source == lan.SourceDHCP }); len(own) > 0 {
+		found = own
 	}
 	if len(found) == 0 {
 		return nil, lan.Refusef(lan.ErrNotFound, "address %s is in no pool of lanyard's that is meant; try: lanyard pool ls", addr)

@@ -10,10 +10,14 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/lanyard-net/lanyard/internal/acd"
+	"github.com/lanyard-net/lanyard/internal/dhcp"
 	"github.com/lanyard-net/lanyard/internal/lan"
 	"github.com/lanyard-net/lanyard/internal/link"
 	"github.com/lanyard-net/lanyard/internal/netns"
+	"github.com/lanyard-net/lanyard/internal/packet"
 	"github.com/lanyard-net/lanyard/internal/pool"
 )
 
@@ -44,6 +48,8 @@ const (
 	// forgetAfter is how long an address remembers who had it where no pool has it
 	// any more.
 	forgetAfter = 30 * 24 * time.Hour
+	// wireRetry is when what could not be opened on a wire is tried again at the earliest.
+	wireRetry = time.Minute
 	// defendInterval is RFC 5227's DEFEND_INTERVAL.
 	defendInterval = 10 * time.Second
 )
@@ -67,13 +73,18 @@ func (r *ready) giveBack(sp *space) {
 
 // wire is conflict detection on a parent.
 type wire struct {
-	acd     *acd.Wire // nil while it cannot be
-	problem string    // why
-	parent  int       // index
-	probe   int       // index in the room; 0: there is no probe link
-	started bool
-	since   time.Time // when listening began
-	stop    context.CancelFunc
+	acd     *acd.Wire   // nil while it is off or cannot be
+	dhcp    *dhcp.Wire  // nil where no network asks DHCP servers, or while it cannot be
+	dhcp6   *dhcp.Wire6 // the same of DHCPv6
+	problem string      // why
+	tried   needs       // what was to be opened
+	// parentMAC is what ipvlan and passthru links have.
+	parentMAC net.HardwareAddr
+	parent    int // index
+	probe     int // index in the room; 0: there is no probe link
+	started   bool
+	since     time.Time // when listening began
+	stop      context.CancelFunc
 }
 
 // watchedSince reports whether the wire has been listened to since t, and t is so
@@ -82,25 +93,53 @@ func (s *space) watchedSince(t time.Time) bool {
 	return s.wire != nil && s.wire.acd != nil && s.wire.started && s.wire.since.Before(t) && time.Since(t) < time.Minute
 }
 
-// Wire begins conflict detection for a network on a parent whose addresses are ours to
-// give, unless it is under way there. What keeps it from being so is logged, and shown by Pools.
+// needs are what the networks of a wire want of it.
+type needs struct{ acd, dhcp, dhcp6 bool }
+
+func (a needs) and(b needs) needs { return needs{a.acd || b.acd, a.dhcp || b.dhcp, a.dhcp6 || b.dhcp6} }
+
+func needsOf(n *lan.Network) (s needs) {
+	if n.L3() || n.Isolated() || !n.Manages() {
+		return s
+	}
+	return needs{acd: !n.NoACD, dhcp: lan.FromDHCP(n.IPv4), dhcp6: lan.FromDHCP(n.IPv6)}
+}
+
+func (w *wire) has(s needs) bool {
+	return (w.acd != nil || !s.acd) && (w.dhcp != nil || !s.dhcp) && (w.dhcp6 != nil || !s.dhcp6)
+}
+
+// open reports whether anything is there that reads.
+func (w *wire) open() bool { return w.acd != nil || w.dhcp != nil || w.dhcp6 != nil }
+
+// Wire begins conflict detection, and makes ready to ask DHCP servers, for a network on a
+// parent whose addresses are ours to give, unless both are under way there. What keeps it
+// from being so is logged, and shown by Pools.
 func (m *Manager) Wire(n *lan.Network, key string, parent *link.Parent) {
-	if n.NoACD || n.L3() || n.Isolated() || !n.Manages() {
+	m.wiring.Lock()
+	defer m.wiring.Unlock()
+	want := needsOf(n)
+	if want == (needs{}) {
 		return
 	}
 	m.mu.Lock()
 	sp := m.space(key)
-	if sp.wire != nil && sp.wire.parent == parent.Index && sp.wire.acd != nil {
+	for _, other := range sp.nets {
+		want = want.and(needsOf(other))
+	}
+	// Where only a part could be opened, that is not ended each time that somebody asks.
+	if w := sp.wire; w != nil && w.parent == parent.Index && (w.has(want) || w.open() && w.tried == w.tried.and(want) && time.Since(w.since) < wireRetry) {
 		m.mu.Unlock()
 		return
 	}
 	m.mu.Unlock()
 	m.Unwire(key)
-	w, err := m.openWire(sp, n, parent)
+	w, err := m.openWire(sp, n, parent, want)
 	if err != nil {
-		m.log.Warn("no conflict detection", "wire", link.WireText(key), "err", err)
-		w = &wire{parent: parent.Index, problem: err.Error()}
+		m.log.Warn("conflict detection or DHCP cannot be", "wire", link.WireText(key), "err", err)
+		w.problem = err.Error()
 	}
+	w.tried, w.parentMAC = want, parent.MAC
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	sp.wire = w
@@ -114,37 +153,89 @@ func (m *Manager) Wire(n *lan.Network, key string, parent *link.Parent) {
 	m.ring()
 }
 
-func (m *Manager) openWire(sp *space, n *lan.Network, parent *link.Parent) (_ *wire, err error) {
-	w := &wire{parent: parent.Index, since: time.Now()}
-	c := acd.Config{
-		Ours: func(addr netip.Addr, mac net.HardwareAddr) bool { return m.isOurs(sp, addr, mac) },
-		Seen: func(s acd.Sighting) { m.sighted(sp, s) },
-	}
-	self := acd.Link{Index: parent.Index}
-	if n.Mode == lan.ModePassthru {
-		c.Probe, c.Tap = self, self
-	} else {
+// openWire opens what can be opened, and says what cannot.
+func (m *Manager) openWire(sp *space, n *lan.Network, parent *link.Parent, want needs) (w *wire, err error) {
+	w = &wire{parent: parent.Index, since: time.Now()}
+	self := packet.Link{NS: m.links.NS(), Index: parent.Index}
+	probe, tap := self, self
+	if n.Mode != lan.ModePassthru {
 		room, err := m.openRoom()
 		if err != nil {
-			return nil, err
+			return w, err
 		}
 		if w.probe, err = m.links.AddProbe(room, parent.Index, n, m.probeMAC(sp.key)); err != nil {
-			return nil, err
+			return w, err
 		}
-		defer func() {
-			if err != nil {
-				err = errors.Join(err, m.links.DeleteProbe(room, w.probe))
-			}
-		}()
-		c.Probe = acd.Link{NS: room, Index: w.probe}
-		if n.Kind == lan.Ipvlan {
-			c.Tap = self
+		probe = packet.Link{NS: room, Index: w.probe}
+	}
+	var errs []error
+	if want.acd {
+		c := acd.Config{
+			Probe: probe,
+			Ours:  func(addr netip.Addr, mac net.HardwareAddr) bool { return m.isOurs(sp, addr, mac) },
+			Seen:  func(s acd.Sighting) { m.sighted(sp, s) },
+		}
+		if n.Kind == lan.Ipvlan || n.Mode == lan.ModePassthru {
+			c.Tap = tap
+		}
+		if w.acd, err = acd.Open(c); err != nil {
+			errs = append(errs, fmt.Errorf("conflict detection: %w", err))
 		}
 	}
-	if w.acd, err = acd.Open(c); err != nil {
-		return nil, fmt.Errorf("conflict detection: %w", err)
+	conf := dhcp.Config{Probe: probe, Tap: tap, Below: packet.Link{NS: m.links.NS(), Index: parent.Below}, VLAN: parent.VLAN}
+	if want.dhcp {
+		if w.dhcp, err = dhcp.Open(conf); err != nil {
+			errs = append(errs, fmt.Errorf("DHCP: %w", err))
+		}
 	}
-	return w, nil
+	if want.dhcp6 {
+		if w.dhcp6, err = dhcp.Open6(conf); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if !w.open() {
+		errs = append(errs, m.dropProbe(w))
+		w.probe = 0
+	}
+	return w, errors.Join(errs...)
+}
+
+// close ends all that reads.
+func (w *wire) close() error {
+	var errs []error
+	if w.acd != nil {
+		errs = append(errs, w.acd.Close())
+	}
+	if w.dhcp != nil {
+		errs = append(errs, w.dhcp.Close())
+	}
+	if w.dhcp6 != nil {
+		errs = append(errs, w.dhcp6.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// run reads what the wire says until ctx ends, or a link is gone.
+func (w *wire) run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	if w.acd != nil {
+		g.Go(func() error { return w.acd.Run(ctx) })
+	}
+	if w.dhcp != nil {
+		g.Go(func() error { return w.dhcp.Run(ctx) })
+	}
+	if w.dhcp6 != nil {
+		g.Go(func() error { return w.dhcp6.Run(ctx) })
+	}
+	return g.Wait()
+}
+
+// dropProbe removes a wire's probe link.
+func (m *Manager) dropProbe(w *wire) error {
+	if w.probe == 0 {
+		return nil
+	}
+	return m.links.DeleteProbe(m.room, w.probe)
 }
 
 // openRoom makes the namespace of the probe links, which goes with this process.
@@ -179,19 +270,14 @@ func (m *Manager) Unwire(key string) {
 	sp.wire = nil
 	m.emptyStocks(sp)
 	m.mu.Unlock()
-	if w.acd == nil {
-		return
-	}
 	if w.stop != nil {
 		w.stop()
 	}
-	if err := w.acd.Close(); err != nil {
+	if err := w.close(); err != nil {
 		m.log.Warn("conflict detection not closed", "wire", link.WireText(key), "err", err)
 	}
-	if w.probe != 0 {
-		if err := m.links.DeleteProbe(m.room, w.probe); err != nil {
-			m.log.Warn("probe link not removed", "wire", link.WireText(key), "err", err)
-		}
+	if err := m.dropProbe(w); err != nil {
+		m.log.Warn("probe link not removed", "wire", link.WireText(key), "err", err)
 	}
 }
 
@@ -238,7 +324,8 @@ func (m *Manager) Run(ctx context.Context) error {
 			m.room = nil
 		}
 	}()
-	swept := time.Now()
+	wg.Go(func() { _ = m.keeper.Run(ctx) })
+	swept, looked := time.Now(), time.Time{}
 	for {
 		for _, do := range m.work(ctx) {
 			wg.Go(func() { do(ctx) })
@@ -246,6 +333,10 @@ func (m *Manager) Run(ctx context.Context) error {
 		if time.Since(swept) > time.Minute {
 			swept = time.Now()
 			m.sweep()
+		}
+		if time.Since(looked) >= time.Second { // the bell rings for each request
+			looked = time.Now()
+			m.sweepLeases()
 		}
 		select {
 		case <-ctx.Done():
@@ -257,12 +348,16 @@ func (m *Manager) Run(ctx context.Context) error {
 	}
 }
 
-// pace is when Run looks again by itself: soon where it listens to a wire.
+// pace is when Run looks again by itself: soon where it listens to a wire, or something is
+// left to it.
 func (m *Manager) pace() time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if len(m.late) > 0 {
+		return time.Second
+	}
 	for _, sp := range m.spaces {
-		if sp.wire != nil && sp.wire.acd != nil {
+		if sp.wire != nil && sp.wire.open() {
 			return time.Second
 		}
 	}
@@ -280,9 +375,19 @@ func (m *Manager) keys() []string {
 }
 
 // later leaves something to Run. The caller holds mu.
-func (m *Manager) later(do func(context.Context)) {
-	m.late = append(m.late, do)
+func (m *Manager) later(do func(context.Context)) { m.after(0, do) }
+
+// after is later, a while from now: at its end, or up to a second later. The caller holds
+// mu.
+func (m *Manager) after(d time.Duration, do func(context.Context)) {
+	m.late = append(m.late, late{time.Now().Add(d), do})
 	m.ring()
+}
+
+// late is work of Run's own.
+type late struct {
+	at time.Time
+	do func(context.Context)
 }
 
 // work is what is to be done now.
@@ -293,12 +398,19 @@ func (m *Manager) work(ctx context.Context) []func(context.Context) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	todo := m.late
-	m.late = nil
+	var todo []func(context.Context)
+	now := time.Now()
+	m.late = slices.DeleteFunc(m.late, func(l late) bool {
+		due := !l.at.After(now)
+		if due {
+			todo = append(todo, l.do)
+		}
+		return due
+	})
 	for _, sp := range m.spaces {
 		forgetMACs(sp)
 		w := sp.wire
-		if w == nil || w.acd == nil {
+		if w == nil || !w.open() {
 			continue
 		}
 		if !w.started {
@@ -306,10 +418,13 @@ func (m *Manager) work(ctx context.Context) []func(context.Context) {
 			var own context.Context
 			own, w.stop = context.WithCancel(ctx)
 			todo = append(todo, func(context.Context) {
-				if err := w.acd.Run(own); err != nil && own.Err() == nil {
+				if err := w.run(own); err != nil && own.Err() == nil {
 					m.lost(sp, w, err)
 				}
 			})
+		}
+		if w.acd == nil {
+			continue
 		}
 		for _, p := range m.placesIn(sp) {
 			if hosts != nil || len(p.stock) >= wantStock(p) {
@@ -534,6 +649,9 @@ func (m *Manager) sighted(sp *space, s acd.Sighting) {
 		u.rival = &conflict{mac: mac, first: now}
 	}
 	u.rival.last = now
+	if l := sp.leases[s.Addr]; l != nil {
+		m.rivalled(l)
+	}
 	if now.Sub(u.defended) < defendInterval || u.sandbox == "" {
 		return
 	}

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lanyard-net/lanyard/internal/netns"
 )
 
@@ -102,6 +104,20 @@ func (h *Host) Links() []string {
 		}
 	}
 	return names
+}
+
+// Vanish lets go of the namespace, which ends if nobody else has it open. Its path is none
+// from then on: the descriptor stays taken, so that no other namespace's has its number.
+func (h *Host) Vanish() {
+	h.t.Helper()
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer null.Close()
+	if err := unix.Dup3(int(null.Fd()), h.NS.Fd(), unix.O_CLOEXEC); err != nil {
+		h.t.Fatal(err)
+	}
 }
 
 // Path is a path by which the namespace can be opened while the test runs.

@@ -27,6 +27,7 @@ type IPv6Mode string
 const (
 	IPv6Static IPv6Mode = "static" // from the subnet alone; router advertisements are ignored
 	IPv6SLAAC  IPv6Mode = "slaac"  // from router advertisements (RFC 4862)
+	IPv6DHCP   IPv6Mode = "dhcp"   // from a DHCPv6 server; routers say the rest
 	IPv6Off    IPv6Mode = "off"    // none, and no router advertisement is taken
 )
 
@@ -65,6 +66,16 @@ type PoolRequest struct {
 	Options map[string]string
 }
 
+// PoolGrant is a pool that stands.
+type PoolGrant struct {
+	ID string
+	// Subnet is the one that was asked for; 0.0.0.0/0 or ::/0 where only a DHCP server
+	// knows it.
+	Subnet netip.Prefix
+	// NoGateway says that the network's gateway is for the DHCP server to say.
+	NoGateway bool
+}
+
 // AddressRequest asks for an address of a pool.
 type AddressRequest struct {
 	PoolID string
@@ -77,25 +88,42 @@ type AddressRequest struct {
 	Name string
 }
 
-// OptIPAMParent is the --ipam-opt that says which wire a pool is for.
-const OptIPAMParent = "parent"
+// The --ipam-opt options.
+const (
+	OptIPAMParent = "parent" // which wire a pool is for
+	OptIPAMSource = "source" // pool or dhcp
+)
 
 // ParsePoolOptions reads the --ipam-opt options of a pool.
-func ParsePoolOptions(opts map[string]string) (ParentSpec, error) {
-	var spec ParentSpec
+func ParsePoolOptions(opts map[string]string) (spec ParentSpec, source Source, err error) {
 	for key, value := range opts {
 		switch {
 		case key == OptIPAMParent:
 			if err := checkParentName(value); err != nil {
-				return spec, err
+				return spec, source, err
 			}
 			spec.Name = value
+		case key == OptIPAMSource:
+			if source, err = parseSource(value); err != nil {
+				return spec, source, err
+			}
 		case strings.HasPrefix(key, engineKey):
 		default:
-			return spec, Refusef(ErrInvalid, "unknown --ipam-opt %q: there is one, %s=LINK; all others are options of the driver, -o %s", key, OptIPAMParent, key)
+			return spec, source, Refusef(ErrInvalid, "unknown --ipam-opt %q: there are %s=LINK and %s=dhcp; all others are options of the driver, -o %s",
+				key, OptIPAMParent, OptIPAMSource, key)
 		}
 	}
-	return spec, nil
+	return spec, source, nil
+}
+
+// parseSource reads pool or dhcp.
+func parseSource(text string) (Source, error) {
+	var s Source
+	err := setWord(OptIPAMSource, text, &s, "pool", SourceDHCP)
+	if s == "pool" {
+		s = SourcePool
+	}
+	return s, err
 }
 
 // splitList splits what a user typed with commas.

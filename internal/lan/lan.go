@@ -74,9 +74,12 @@ type Subnet struct {
 	Aux []netip.Addr `json:"aux,omitempty"`
 	// Leased reports that lanyard's own IPAM driver gives out the addresses.
 	Leased bool `json:"leased,omitempty"`
+	// Source says who chooses the addresses. Docker does not tell the network what it
+	// told the IPAM driver, so it is filled in when the network is given its pools.
+	Source Source `json:"source,omitempty"`
 }
 
-// SameAs reports whether q is the same subnet as s.
+// SameAs reports whether q is the same subnet as s, whoever chooses its addresses.
 func (s Subnet) SameAs(q Subnet) bool {
 	return s.Pool == q.Pool && s.Gateway == q.Gateway && s.Range == q.Range && s.Leased == q.Leased && slices.Equal(s.Aux, q.Aux)
 }
@@ -104,6 +107,8 @@ type Network struct {
 	Own      bool     `json:"own,omitempty"`
 	IPv6Mode IPv6Mode `json:"ipv6_mode,omitempty"`
 	Policy
+	// DHCP is for subnets whose addresses a DHCP server gives.
+	DHCP DHCP `json:"dhcp,omitzero"`
 	// Announce is how often a new address is announced; the zero value means 3
 	// times, a second apart.
 	Announce Announcement `json:"announce,omitzero"`
@@ -142,6 +147,27 @@ func (n *Network) Manages() bool {
 	return n.Own || slices.ContainsFunc(n.IPv4, leased) || slices.ContainsFunc(n.IPv6, leased)
 }
 
+// Leases reports whether a DHCP server gives addresses of the network.
+func (n *Network) Leases() bool { return FromDHCP(n.IPv4) || FromDHCP(n.IPv6) }
+
+// SetSource notes who chooses the addresses of a subnet, counted through IPv4 and IPv6.
+func (n *Network) SetSource(i int, source Source) {
+	if i < len(n.IPv4) {
+		n.IPv4[i].Source = source
+		return
+	}
+	n.IPv6[i-len(n.IPv4)].Source = source
+}
+
+// IPv6From is the IPv6 mode, where the user named none as the source of the addresses asks
+// for.
+func (n *Network) IPv6From() IPv6Mode {
+	if n.IPv6Mode == "" && FromDHCP(n.IPv6) {
+		return IPv6DHCP
+	}
+	return n.IPv6Mode
+}
+
 // Isolated reports whether the network has no parent of the user's and lives
 // on a dummy link instead.
 func (n *Network) Isolated() bool { return n.Parent.Name == "" }
@@ -162,7 +188,7 @@ func (n *Network) SameAs(m *Network) bool {
 	return n.ID == m.ID && n.Kind == m.Kind && n.Mode == m.Mode && n.Flag == m.Flag &&
 		n.Parent.SameAs(m.Parent) && n.Internal == m.Internal && n.MTU == m.MTU &&
 		n.IfName == m.IfName && n.Gateway == m.Gateway &&
-		n.Own == m.Own && n.IPv6Mode == m.IPv6Mode && n.Policy == m.Policy && n.Announce == m.Announce &&
+		n.Own == m.Own && n.IPv6Mode == m.IPv6Mode && n.Policy == m.Policy && n.DHCP.SameAs(&m.DHCP) && n.Announce == m.Announce &&
 		slices.EqualFunc(n.IPv4, m.IPv4, Subnet.SameAs) && slices.EqualFunc(n.IPv6, m.IPv6, Subnet.SameAs)
 }
 
@@ -197,6 +223,12 @@ type Endpoint struct {
 	IPv6 netip.Prefix `json:"ipv6,omitzero"`
 	// IfName is the wanted name inside the container, if the user gave one.
 	IfName string `json:"ifname,omitempty"`
+	// Leases are the DHCP leases behind the addresses, by their records' IDs.
+	Leases []string `json:"leases,omitempty"`
+	// Told4 and Told6 are the addresses that Docker knows, where those that the
+	// container has are others by now.
+	Told4 netip.Prefix `json:"told4,omitzero"`
+	Told6 netip.Prefix `json:"told6,omitzero"`
 	// Sandbox is the path of the container's network namespace; "" until
 	// Join. It need not exist yet when Join is answered (engines before 28).
 	Sandbox string    `json:"sandbox,omitempty"`

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // Scope is where an option is typed.
@@ -42,6 +43,12 @@ const (
 	optSubnet      = "subnet"
 	OptIP          = "ip"
 	OptIdentity    = "identity"
+	OptHostname    = "hostname"
+	OptClientID    = "dhcp_client_id"
+	OptVendorClass = "dhcp_vendor_class"
+	OptUserClass   = "dhcp_user_class"
+	optSource      = "source"
+	optIPv6        = "ipv6"
 )
 
 // Options is the table of all options.
@@ -177,12 +184,120 @@ func Options() []Option {
 			},
 		},
 		{
-			Name: "ipv6", Scope: OnNetwork, Kinds: "both", Values: "static, slaac, off", Default: "static with an IPv6 subnet, else off",
+			Name: optIPv6, Scope: OnNetwork, Kinds: "both", Values: "static, slaac, dhcp, off", Default: "static with an IPv6 subnet, else off",
 			Doc: "static takes the address from the subnet and ignores router advertisements; slaac lets the container make its " +
-				"own from router advertisements (RFC 4862), without `--ipv6`; off gives none. Not given, the engine's habit holds: " +
+				"own from router advertisements (RFC 4862), without `--ipv6`; dhcp is for DHCPv6 with `--ipam-driver null`; off gives none. Not given, the engine's habit holds: " +
 				"as static or off, but router advertisements are heeded where there is an IPv6 subnet.",
 			network: func(n *Network, v string) error {
-				return setWord("ipv6", v, &n.IPv6Mode, IPv6Static, IPv6SLAAC, IPv6Off)
+				return setWord("ipv6", v, &n.IPv6Mode, IPv6Static, IPv6SLAAC, IPv6DHCP, IPv6Off)
+			},
+		},
+		{
+			Name: optSource, Scope: OnNetwork, Kinds: "both", Values: "dhcp", Default: "Docker's IPAM driver",
+			Doc: "For `--ipam-driver null`: addresses come from the site's DHCP server, which is asked when lanyard knows the " +
+				"container's MAC address and options. `subnet` may be given as a check. With `--ipam-driver lanyard` it is `--ipam-opt source=dhcp`.",
+			network: func(*Network, string) error { return nil }, // read before all others
+		},
+		{
+			Name: "dhcp_server", Scope: OnNetwork, Kinds: "both", Values: "ADDRESS[,ADDRESS...]", Default: "any",
+			Doc: "With DHCP: the only servers whose answers are taken, by server identifier (of DHCPv6 by the address that they answer from).",
+			network: func(n *Network, v string) (err error) {
+				n.DHCP.Servers, err = parseAddrs("dhcp_server", v)
+				return err
+			},
+		},
+		{
+			Name: "dhcp_deny", Scope: OnNetwork, Kinds: "both", Values: "ADDRESS[,ADDRESS...]", Default: "none",
+			Doc: "With DHCP: servers whose answers are not taken.",
+			network: func(n *Network, v string) (err error) {
+				n.DHCP.Deny, err = parseAddrs("dhcp_deny", v)
+				return err
+			},
+		},
+		{
+			Name: "dhcp_timeout", Scope: OnNetwork, Kinds: "both", Values: "1s to 2m", Default: "10s",
+			Doc: "With DHCP: how long a container that starts waits for a lease.",
+			network: func(n *Network, v string) error {
+				d, err := time.ParseDuration(v)
+				if err != nil || d < time.Second || d > 2*time.Minute {
+					return Refusef(ErrInvalid, "dhcp_timeout %q: want a time such as 15s, from 1s to 2m", v)
+				}
+				n.DHCP.Timeout = d
+				return nil
+			},
+		},
+		{
+			Name: "dhcp_fallback", Scope: OnNetwork, Kinds: "both", Values: "lease, none, PREFIX", Default: "lease",
+			Doc: "With DHCP, when no server answers: lease takes the container's last lease if it has not ended; none takes nothing; " +
+				"a prefix of the network's subnet, which must be given, takes an address of it as well, until a server answers.",
+			network: func(n *Network, v string) (err error) {
+				switch v {
+				case "lease":
+				case "none":
+					n.DHCP.NoLastLease = true
+				default:
+					n.DHCP.Fallback, err = parsePrefix("dhcp_fallback", v)
+				}
+				return err
+			},
+		},
+		{
+			Name: "release", Scope: OnNetwork, Kinds: "both", Values: "remove, stop, never", Default: "remove",
+			Doc: "With DHCP: when the lease is given back. stop is when the container ends; remove is when it has not come back within `grace` " +
+				"(Docker tells a plugin that a container has ended, not that it was removed); never lets the lease run out.",
+			network: func(n *Network, v string) error {
+				return setWord("release", v, &n.DHCP.Release, ReleaseRemove, ReleaseStop, ReleaseNever)
+			},
+		},
+		{
+			Name: OptClientID, Scope: OnNetwork, Kinds: "both", Values: "auto, mac, none", Default: "auto",
+			Doc: "With DHCP: the client identifier (option 61). auto follows from who the container is and stays with it (RFC 4361); mac is " +
+				"the MAC address; none lets servers go by the MAC address.",
+			network: func(n *Network, v string) error {
+				var word string
+				if err := setWord(OptClientID, v, &word, "auto", ClientIDMAC, ClientIDNone); err != nil {
+					return err
+				}
+				if word != "auto" {
+					n.DHCP.ClientID = word
+				}
+				return nil
+			},
+		},
+		{
+			Name: OptVendorClass, Scope: OnNetwork, Kinds: "both", Values: "1 to 128 characters", Default: "none",
+			Doc: "With DHCP: the vendor class (option 60).",
+			network: func(n *Network, v string) error {
+				n.DHCP.VendorClass = v
+				return checkClass(OptVendorClass, v)
+			},
+		},
+		{
+			Name: OptUserClass, Scope: OnNetwork, Kinds: "both", Values: "CLASS[,CLASS...]", Default: "none",
+			Doc: "With DHCP: the user classes (option 77, RFC 3004).",
+			network: func(n *Network, v string) error {
+				n.DHCP.UserClass = splitList(v)
+				return checkClass(OptUserClass, n.DHCP.UserClass...)
+			},
+		},
+		{
+			Name: "dhcp_domain", Scope: OnNetwork, Kinds: "both", Values: "a domain name", Default: "none",
+			Doc: "With DHCP: the server is asked to register the container's name in this domain (option 81, RFC 4702).",
+			network: func(n *Network, v string) error {
+				if n.DHCP.Domain = strings.TrimSuffix(v, "."); !IsDomain(n.DHCP.Domain) {
+					return Refusef(ErrInvalid, "dhcp_domain %q is not a domain name", v)
+				}
+				return nil
+			},
+		},
+		{
+			Name: "dhcp_rapid_commit", Scope: OnNetwork, Kinds: "both", Values: "on, off", Default: "off",
+			Doc: "With DHCP: asks for a lease in one round trip (RFC 4039). Each server that hears it sets an address aside, so it is for wires with one.",
+			network: func(n *Network, v string) error {
+				var word string
+				err := setWord("dhcp_rapid_commit", v, &word, "on", "off")
+				n.DHCP.RapidCommit = word == "on"
+				return err
 			},
 		},
 		{
@@ -244,7 +359,23 @@ func Options() []Option {
 		},
 		{
 			Name: OptIdentity, Scope: OnEndpoint, Kinds: "both", Values: "1 to 128 characters", Default: "the user's MAC address, if any",
-			Doc: "With the network's option `subnet`: who this container is. The same word gets the same address again.",
+			Doc: "With the network's option `subnet` or `source`: who this container is. The same word gets the same address again.",
+		},
+		{
+			Name: OptHostname, Scope: OnEndpoint, Kinds: "both", Values: "a host name", Default: "the container's name, where the engine says it (29 and newer)",
+			Doc: "With DHCP: the name that the server is told (option 12).",
+		},
+		{
+			Name: OptClientID, Scope: OnEndpoint, Kinds: "both", Values: "auto, mac, none, hex digits with colons, or text", Default: "the network's",
+			Doc: "With the network's option `source`: the client identifier (option 61) of this container.",
+		},
+		{
+			Name: OptVendorClass, Scope: OnEndpoint, Kinds: "both", Values: "1 to 128 characters", Default: "the network's",
+			Doc: "With the network's option `source`: the vendor class (option 60).",
+		},
+		{
+			Name: OptUserClass, Scope: OnEndpoint, Kinds: "both", Values: "CLASS[,CLASS...]", Default: "the network's",
+			Doc: "With the network's option `source`: the user classes (option 77).",
 		},
 		{
 			Name: "com.docker.network.endpoint.sysctls", Scope: OnEndpoint, Kinds: "both", Values: "NAME=VALUE,...", Default: "none",
@@ -266,6 +397,66 @@ func setGateway(n *Network, v string) error {
 		s.Gateway = a
 		return true, nil
 	})
+}
+
+// setSource makes a DHCP server the source of the subnets that are options, or of one
+// that only it knows where there are none.
+func (n *Network) setSource(source, ipv6 string) error {
+	if source == "" {
+		return nil
+	}
+	what, err := parseSource(source)
+	if err != nil || what == SourcePool {
+		return err
+	}
+	n.Own = true
+	if len(n.IPv4) == 0 {
+		n.IPv4 = []Subnet{{Pool: AnySubnet(false)}}
+	}
+	if len(n.IPv6) == 0 && ipv6 == string(IPv6DHCP) {
+		n.IPv6 = []Subnet{{Pool: AnySubnet(true)}}
+	}
+	for _, subnets := range [][]Subnet{n.IPv4, n.IPv6} {
+		if len(subnets) > 1 {
+			return Refusef(ErrInvalid, "-o source=dhcp takes one subnet of a family, as a check of what servers offer")
+		}
+		for i := range subnets {
+			subnets[i].Source = SourceDHCP
+		}
+	}
+	return nil
+}
+
+// CheckDHCP refuses what DHCP cannot do, and options that are for DHCP alone. The subnets
+// have their sources by now.
+func (n *Network) CheckDHCP() error {
+	if !n.Leases() {
+		if !n.DHCP.IsZero() {
+			return Refusef(ErrInvalid, "options dhcp_... and release are for networks whose addresses a DHCP server gives; try: --ipam-driver lanyard --ipam-opt source=dhcp")
+		}
+		if n.IPv6Mode == IPv6DHCP {
+			return Refusef(ErrInvalid, "ipv6=dhcp goes with -o source=dhcp; with Docker's IPAM driver lanyard it is: --ipv6 --ipam-opt source=dhcp")
+		}
+		return nil
+	}
+	f := n.DHCP.Fallback
+	switch {
+	case len(n.IPv4) > 1 || len(n.IPv6) > 1:
+		return Refusef(ErrInvalid, "with DHCP a network has one subnet of a family, as a check of what servers offer, or none")
+	case n.Kind == Ipvlan && (n.DHCP.ClientID == ClientIDMAC || n.DHCP.ClientID == ClientIDNone):
+		return Refusef(ErrInvalid, "dhcp_client_id=%s: ipvlan containers all have their parent's MAC address, so servers could not tell them apart", n.DHCP.ClientID)
+	case n.L3():
+		return Refusef(ErrInvalid, "DHCP needs broadcast, and ipvlan mode %s has none; try: -o ipvlan_mode=l2, or macvlan", n.Mode)
+	case n.Isolated():
+		return Refusef(ErrInvalid, "DHCP needs a wire, and a network without a parent has none; try: -o parent=eth0")
+	case n.Mode == ModePassthru && FromDHCP(n.IPv6):
+		return Refusef(ErrInvalid, "DHCPv6 is not there for mode passthru: its messages would leave the host's own stack; try: -o ipv6=slaac")
+	case f.IsValid() && !slices.ContainsFunc(n.IPv4, func(s Subnet) bool {
+		return s.Pool.Bits() > 0 && s.Pool.Contains(f.Addr()) && f.Bits() >= s.Pool.Bits()
+	}):
+		return Refusef(ErrInvalid, "dhcp_fallback=%s is in no IPv4 subnet of the network, which says the length and the gateway; try: --subnet and --gateway", f)
+	}
+	return nil
 }
 
 // addOwn adds a subnet that is an option.
@@ -318,6 +509,44 @@ func parseAddr(option, text string) (netip.Addr, error) {
 		return netip.Addr{}, Refusef(ErrInvalid, "%s %q is not an address of a host", option, text)
 	}
 	return a, nil
+}
+
+// parseAddrs reads addresses that a user typed with commas.
+func parseAddrs(option, list string) (addrs []netip.Addr, err error) {
+	for _, text := range splitList(list) {
+		a, err := parseAddr(option, text)
+		if err != nil {
+			return nil, err
+		}
+		addrs = append(addrs, a)
+	}
+	return addrs, nil
+}
+
+// checkClass refuses what cannot be a vendor or user class.
+func checkClass(option string, classes ...string) error {
+	for _, c := range classes {
+		if c == "" || len(c) > 128 || !utf8.ValidString(c) {
+			return Refusef(ErrInvalid, "%s %q: want 1 to 128 characters", option, c)
+		}
+	}
+	return nil
+}
+
+// IsDomain reports whether a name can stand in DNS (RFC 1123 section 2.1).
+func IsDomain(name string) bool {
+	if len(name) == 0 || len(name) > 253 {
+		return false
+	}
+	for label := range strings.SplitSeq(name, ".") {
+		bad := func(r rune) bool {
+			return (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && r != '-'
+		}
+		if len(label) == 0 || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' || strings.ContainsFunc(label, bad) {
+			return false
+		}
+	}
+	return true
 }
 
 func setIfName(n *Network, v string) error {
@@ -468,6 +697,9 @@ func ParseOptions(opts map[string]string, internal bool) (*Network, error) {
 			return nil, err
 		}
 	}
+	if err := n.setSource(opts[optSource], opts[optIPv6]); err != nil {
+		return nil, err
+	}
 	for _, key := range slices.Sorted(maps.Keys(opts)) {
 		o, ok := table[key]
 		if !ok {
@@ -477,7 +709,7 @@ func ParseOptions(opts map[string]string, internal bool) (*Network, error) {
 		if opts[key] == "" || o.network == nil {
 			continue
 		}
-		if key == optSubnet {
+		if key == optSubnet || key == optSource {
 			continue // read above
 		}
 		if err := o.network(n, opts[key]); err != nil {
@@ -512,6 +744,9 @@ type EndpointOptions struct {
 	// IP and Identity are for networks whose subnets are options of theirs.
 	IP       []netip.Addr
 	Identity string
+	// What DHCP servers are told of the container; "" and nil leave it to the network.
+	Hostname, ClientID, VendorClass string
+	UserClass                       []string
 }
 
 // engineKey is the prefix of the keys that engines add on their own.
@@ -524,7 +759,7 @@ func ParseEndpointOptions(opts map[string]any) (EndpointOptions, error) {
 	var out EndpointOptions
 	for _, key := range slices.Sorted(maps.Keys(opts)) {
 		text, isText := opts[key].(string)
-		ours := key == OptIfName || key == OptIP || key == OptIdentity
+		ours := slices.Contains([]string{OptIfName, OptIP, OptIdentity, OptHostname, OptClientID, OptVendorClass, OptUserClass}, key)
 		switch {
 		case ours && !isText:
 			return out, Refusef(ErrInvalid, "option %s: want text", key)
@@ -550,6 +785,24 @@ func ParseEndpointOptions(opts map[string]any) (EndpointOptions, error) {
 				return out, Refusef(ErrInvalid, "identity %q: want 1 to 128 characters without white space", text)
 			}
 			out.Identity = text
+		case key == OptHostname:
+			if out.Hostname = text; !IsDomain(text) {
+				return out, Refusef(ErrInvalid, "hostname %q: want letters, digits and '-', at most 63 of them between dots", text)
+			}
+		case key == OptClientID:
+			if out.ClientID = text; len(text) > 255 || strings.ContainsFunc(text, notPrintable) {
+				return out, Refusef(ErrInvalid, "%s %q: want 1 to 255 characters without white space", key, text)
+			}
+		case key == OptVendorClass:
+			out.VendorClass = text
+			if err := checkClass(key, text); err != nil {
+				return out, err
+			}
+		case key == OptUserClass:
+			out.UserClass = splitList(text)
+			if err := checkClass(key, out.UserClass...); err != nil {
+				return out, err
+			}
 		case strings.HasPrefix(key, engineKey):
 		default:
 			return out, unknownOption(key, OnEndpoint)

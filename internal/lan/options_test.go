@@ -120,7 +120,15 @@ func TestParseOptionsRefuses(t *testing.T) {
 		{"parent=eth1 acd=maybe", "requested acd 'maybe' is not valid: it is one of on, off"},
 		{"parent=eth1 identity=glue", "requested identity 'glue' is not valid"},
 		{"parent=eth1 grace=ten", `grace "ten": want a time such as 10m`},
-		{"parent=eth1 ipv6=dhcp", "requested ipv6 'dhcp' is not valid: it is one of static, slaac, off"},
+		{"parent=eth1 ipv6=auto", "requested ipv6 'auto' is not valid: it is one of static, slaac, dhcp, off"},
+		{"parent=eth1 source=dhcpv4", "requested source 'dhcpv4' is not valid: it is one of pool, dhcp; did you mean dhcp?"},
+		{"parent=eth1 source=dhcp subnet=10.0.0.0/24,10.1.0.0/24", "one subnet of a family"},
+		{"parent=eth1 dhcp_server=router", `dhcp_server "router" is not an address of a host`},
+		{"parent=eth1 dhcp_timeout=1h", `dhcp_timeout "1h": want a time such as 15s, from 1s to 2m`},
+		{"parent=eth1 release=later", "requested release 'later' is not valid: it is one of remove, stop, never"},
+		{"parent=eth1 dhcp_fallback=10.0.0.1/24", "dhcp_fallback 10.0.0.1/24 has bits behind its length; did you mean 10.0.0.0/24?"},
+		{"parent=eth1 dhcp_domain=-a.b", `dhcp_domain "-a.b" is not a domain name`},
+		{"parent=eth1 dhcp_user_class=a,,b", `dhcp_user_class "": want 1 to 128 characters`},
 		{"parent=eth1 com.docker.network.advertise_addr_nmsgs=4", "must be in the range 0 to 3"},
 		{"parent=eth1 com.docker.network.advertise_addr_ms=99", "must be in the range 100 to 2000"},
 		{"parent=eth1 gateway=off", "requested gateway 'off' is not valid: it is one of auto, none"},
@@ -269,6 +277,36 @@ func TestLongRefusal(t *testing.T) {
 	for _, o := range []map[string]string{{long: ""}, {"vlan": long, "parent": "eth1"}, {"macvlan_mode": long}} {
 		if _, err := ParseOptions(o, false); err == nil || len(err.Error()) > 1100 || !errors.Is(err, ErrInvalid) {
 			t.Errorf("refusal of %d characters: %.80v", len(err.Error()), err)
+		}
+	}
+}
+
+func TestCheckDHCP(t *testing.T) {
+	for _, tc := range []struct{ opts, want string }{
+		{"parent=eth1 source=dhcp", ""},
+		{"parent=eth1 source=dhcp ipv6=dhcp", ""},
+		{"parent=eth1 source=dhcp subnet=10.0.0.0/24,fd00::/64 ipv6=slaac", ""},
+		{"parent=eth1 source=dhcp ipvlan_mode=l2", ""},
+		{"parent=eth1 source=dhcp subnet=10.0.0.0/24 dhcp_fallback=10.0.0.240/28", ""},
+		{"parent=eth1 source=dhcp dhcp_server=10.0.0.1,fe80::1 dhcp_deny=10.0.0.2", ""},
+		{"parent=eth1 dhcp_server=10.0.0.1", "are for networks whose addresses a DHCP server gives; try: --ipam-driver lanyard --ipam-opt source=dhcp"},
+		{"parent=eth1 ipv6=dhcp", "ipv6=dhcp goes with -o source=dhcp"},
+		{"parent=eth1 source=dhcp ipvlan_mode=l3", "DHCP needs broadcast, and ipvlan mode l3 has none"},
+		{"parent=eth1 source=dhcp ipvlan_mode=l2 dhcp_client_id=mac", "servers could not tell them apart"},
+		{"parent=eth1 source=dhcp macvlan_mode=passthru ipv6=dhcp", "DHCPv6 is not there for mode passthru"},
+		{"parent=eth1 source=dhcp dhcp_fallback=10.0.0.240/28", "is in no IPv4 subnet of the network"},
+		{"source=dhcp", "DHCP needs a wire"},
+	} {
+		n, err := ParseOptions(opts(tc.opts), false)
+		if err != nil {
+			t.Errorf("%s: %v", tc.opts, err)
+			continue
+		}
+		switch err := n.CheckDHCP(); {
+		case tc.want == "" && err != nil:
+			t.Errorf("%s: %v", tc.opts, err)
+		case tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want) || !errors.Is(err, ErrInvalid)):
+			t.Errorf("%s:\n got %v\nwant %s", tc.opts, err, tc.want)
 		}
 	}
 }

@@ -67,6 +67,9 @@ func NewAt(ns *netns.NS) (*Links, error) {
 	return &Links{h: h, ns: ns, sysClass: "/sys/class/net"}, nil
 }
 
+// NS is the namespace of the links; nil: the process's own.
+func (l *Links) NS() *netns.NS { return l.ns }
+
 // Close closes the netlink socket.
 func (l *Links) Close() { l.h.Close() }
 
@@ -79,6 +82,8 @@ type Child struct {
 	Flag        lan.Flag
 	MAC         net.HardwareAddr // macvlan only; nil takes a random one
 	MTU         int              // bytes; 0 takes the parent's
+	// Alias is set on the link in a second step; "" sets none.
+	Alias string
 }
 
 // ErrParentGone comes when the parent's index names no link any more.
@@ -120,6 +125,16 @@ func (l *Links) AddChild(c Child) error {
 	}
 	if err != nil {
 		return explainAdd(err, c)
+	}
+	if c.Alias == "" {
+		return nil
+	}
+	link, err := l.h.LinkByName(c.Name)
+	if err == nil {
+		err = l.h.LinkSetAlias(link, c.Alias)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("link %s: alias: %w", c.Name, err), l.Delete(c.Name))
 	}
 	return nil
 }
@@ -382,4 +397,34 @@ func (l *Links) inside(fn func() error) error {
 		return fn()
 	}
 	return l.ns.Do(fn)
+}
+
+// Serves reports whether a program in the namespace receives what comes for a UDP port by
+// a link: a socket of any address or of one of the link's, that is bound to no other link.
+func (l *Links) Serves(port uint16, v6 bool, index int) (bool, error) {
+	family := uint8(unix.AF_INET)
+	if v6 {
+		family = unix.AF_INET6
+	}
+	sockets, err := l.h.SocketDiagUDP(family)
+	if err != nil {
+		return false, fmt.Errorf("UDP sockets: %w", err)
+	}
+	link, err := l.h.LinkByIndex(index)
+	if err != nil {
+		return false, fmt.Errorf("link %d: %w", index, err)
+	}
+	addrs, err := retried(func() ([]netlink.Addr, error) { return l.h.AddrList(link, int(family)) })
+	if err != nil {
+		return false, fmt.Errorf("addresses of %s: %w", link.Attrs().Name, err)
+	}
+	for _, s := range sockets {
+		if s.ID.SourcePort != port || s.ID.Interface != 0 && int(s.ID.Interface) != index {
+			continue
+		}
+		if s.ID.Source.IsUnspecified() || slices.ContainsFunc(addrs, func(a netlink.Addr) bool { return a.IP.Equal(s.ID.Source) }) {
+			return true, nil
+		}
+	}
+	return false, nil
 }

@@ -7,7 +7,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/lanyard-net/lanyard/internal/kerneltest"
 	"github.com/lanyard-net/lanyard/internal/lan"
@@ -272,6 +275,9 @@ func TestSubInterfaceLivesAndDies(t *testing.T) {
 	if !strings.Contains(h.IP("link show eth1"), "UP") {
 		t.Error("its base is down")
 	}
+	if base := ensure(t, l, spec("eth1")); p.Below != base.Index || p.VLAN != 100 || base.Below != base.Index || base.VLAN != 0 {
+		t.Errorf("%+v is on %+v", p, base)
+	}
 	if !p.Mine {
 		t.Error("not marked as ours")
 	}
@@ -480,5 +486,48 @@ func TestDummy(t *testing.T) {
 	}
 	if _, err := h.TryIP("link show dm-1"); err == nil {
 		t.Error("stays behind")
+	}
+}
+
+func TestServes(t *testing.T) {
+	h, l := host(t)
+	h.Veth("eth0", "far0")
+	h.IP("addr add 10.1.0.1/24 dev eth0")
+	h.IP("addr add 10.2.0.1/24 dev eth1")
+	index := func(name string) int {
+		k, err := l.h.LinkByName(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k.Attrs().Index
+	}
+	for _, c := range []struct {
+		addr, device string
+		eth0, eth1   bool
+	}{
+		{"", "", false, false}, {"0.0.0.0:67", "", true, true}, {"0.0.0.0:67", "eth1", false, true}, {"10.1.0.1:67", "", true, false}, {"0.0.0.0:68", "", false, false},
+	} {
+		err := h.NS.Do(func() error {
+			if c.addr != "" {
+				config := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) (err error) {
+					raw.Control(func(fd uintptr) { err = unix.BindToDevice(int(fd), c.device) })
+					return err
+				}}
+				s, err := config.ListenPacket(t.Context(), "udp4", c.addr)
+				if err != nil {
+					return err
+				}
+				defer s.Close()
+			}
+			for name, want := range map[string]bool{"eth0": c.eth0, "eth1": c.eth1} {
+				if got, err := l.Serves(67, false, index(name)); err != nil || got != want {
+					t.Errorf("%q on %q: served on %s: %v, %v, want %v", c.addr, c.device, name, got, err, want)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
 	}
 }

@@ -26,6 +26,10 @@ type Parent struct {
 	Key  string
 	Tags []lan.Tag // outer first
 	Mine bool      // made by us
+	// Below is the index of the link that it is a VLAN of, and VLAN its ID there; its own
+	// index and 0 where it is none.
+	Below int
+	VLAN  uint16
 }
 
 // WireText is a Parent.Key as a user reads it: "eth1, VLAN 802.1Q:100".
@@ -496,7 +500,13 @@ func (l *Links) ParentAt(index int) (*Parent, error) {
 
 func (l *Links) parent(link netlink.Link) (*Parent, error) {
 	a := link.Attrs()
-	p := &Parent{Name: a.Name, Index: a.Index, MAC: a.HardwareAddr, MTU: a.MTU, Mine: mine(link)}
+	p := &Parent{Name: a.Name, Index: a.Index, MAC: a.HardwareAddr, MTU: a.MTU, Mine: mine(link), Below: a.Index}
+	if v, ok := link.(*netlink.Vlan); ok {
+		p.Below, p.VLAN = 0, uint16(v.VlanId)
+		if lowerIsHere(link) {
+			p.Below = v.ParentIndex
+		}
+	}
 	p.Key, p.Tags = l.identity(link)
 	return p, nil
 }

@@ -141,7 +141,7 @@ func (c *Container) Close() error {
 }
 
 // Find is the endpoint's link, which is up and has the endpoint's addresses; nil
-// while it is not so.
+// while it is not so. One with DHCP leases, whose addresses change, is found by its alias.
 func (c *Container) Find(e *lan.Endpoint) (*Inside, error) {
 	links, err := c.links.list()
 	if err != nil {
@@ -168,6 +168,13 @@ func (c *Container) Find(e *lan.Endpoint) (*Inside, error) {
 		has := func(p netip.Prefix) bool {
 			return !p.IsValid() || slices.ContainsFunc(in.Addrs, func(q netip.Prefix) bool { return q.Addr() == p.Addr() })
 		}
+		if len(e.Leases) > 0 {
+			// The kernel keeps the alias when it moves a link.
+			if a.Alias == e.LinkName() {
+				return in, nil
+			}
+			continue
+		}
 		none := !e.IPv4.IsValid() && !e.IPv6.IsValid() && e.MAC == ""
 		if has(e.IPv4) && has(e.IPv6) && !none {
 			return in, nil
@@ -192,7 +199,7 @@ func WithInside(e *lan.Endpoint, do func(*Container, *Inside) error) (found bool
 }
 
 // SetIPv6 makes a link in the container heed a mode: lan.IPv6SLAAC lets it take
-// addresses from router advertisements, lan.IPv6Static and lan.IPv6Off do not; off
+// addresses from router advertisements, lan.IPv6DHCP routes alone, lan.IPv6Static and lan.IPv6Off do not; off
 // turns IPv6 off on it. The sysctls are those of ip-sysctl in the kernel's
 // documentation.
 func (c *Container) SetIPv6(name string, mode lan.IPv6Mode) error {
@@ -205,6 +212,9 @@ func (c *Container) SetIPv6(name string, mode lan.IPv6Mode) error {
 	case lan.IPv6SLAAC:
 		// 2: also where the container forwards.
 		set = []sysctl{{"accept_ra", 2}, {"autoconf", 1}, {"disable_ipv6", 0}}
+	case lan.IPv6DHCP:
+		// DHCPv6 says an address and no more: routers say what is on the link and the way out.
+		set = []sysctl{{"accept_ra", 2}, {"autoconf", 0}, {"disable_ipv6", 0}}
 	case lan.IPv6Static:
 		set = []sysctl{{"accept_ra", 0}, {"autoconf", 0}}
 	case lan.IPv6Off:

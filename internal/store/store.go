@@ -1,4 +1,4 @@
-// Package store keeps networks, endpoints, pools and addresses on disk, in one bbolt
+// Package store keeps networks, endpoints, pools, addresses and leases on disk, in one bbolt
 // file.
 //
 // Changes reach the disk in the order in which they are asked for. Those that come
@@ -39,6 +39,7 @@ var (
 	bucketEndpoints = []byte("endpoints")
 	bucketPools     = []byte("pools")
 	bucketAddresses = []byte("addresses")
+	bucketLeases    = []byte("leases")
 
 	keyVersion = []byte("version")
 	keySalt    = []byte("salt")
@@ -107,6 +108,12 @@ func DeleteAddress(space string, addr netip.Addr) Op {
 	return Op{bucket: bucketAddresses, key: addressKey(space, addr)}
 }
 
+// PutLease writes a lease's record.
+func PutLease(l *Lease) Op { return Op{bucket: bucketLeases, key: l.ID, record: l} }
+
+// DeleteLease removes a lease's record.
+func DeleteLease(id string) Op { return Op{bucket: bucketLeases, key: id} }
+
 func addressKey(space string, addr netip.Addr) string {
 	return space + "\x00" + string(addr.AsSlice())
 }
@@ -129,7 +136,9 @@ type Pool struct {
 	Gateway netip.Addr   `json:"gateway,omitzero"`
 	Aux     []netip.Addr `json:"aux,omitempty"`
 	Policy  lan.Policy   `json:"policy"`
-	Created time.Time    `json:"created"`
+	// Source says who chooses the addresses.
+	Source  lan.Source `json:"source,omitempty"`
+	Created time.Time  `json:"created"`
 }
 
 // AddressState is what an address is.
@@ -164,6 +173,61 @@ type Address struct {
 	Reservation *Address `json:"reservation,omitempty"`
 }
 
+// LeaseState is what a lease is.
+type LeaseState string
+
+// The states of a lease.
+const (
+	// LeaseBound is a lease whose address Docker has for an endpoint.
+	LeaseBound LeaseState = "bound"
+	// LeaseIdle is a lease whose container has ended.
+	LeaseIdle LeaseState = "idle"
+	// LeaseLost is a lease that ended while its container runs: a new one is asked for.
+	LeaseLost LeaseState = "lost"
+	// LeasePast is a lease that was given back or has ended, kept to ask for its address
+	// again.
+	LeasePast LeaseState = "past"
+)
+
+// Lease is the record of a DHCP lease, and of who it is for.
+type Lease struct {
+	ID    string `json:"id"`
+	Space string `json:"space"`
+	Pool  string `json:"pool"`
+	// Network is the ID of the network that had it last.
+	Network string     `json:"network"`
+	State   LeaseState `json:"state"`
+	V6      bool       `json:"v6,omitempty"`
+	// Owner is who gets the lease again, "" where that is not certain: see package ipam.
+	Owner string `json:"owner,omitempty"`
+	// Name is the container's name, where it is known.
+	Name string `json:"name,omitempty"`
+	// What the server knows the container by.
+	MAC         string   `json:"mac"`
+	ClientID    []byte   `json:"client_id,omitempty"`
+	DUID        []byte   `json:"duid,omitempty"`
+	IAID        uint32   `json:"iaid,omitempty"`
+	Hostname    string   `json:"hostname,omitempty"`
+	FQDN        string   `json:"fqdn,omitempty"`
+	VendorClass string   `json:"vendor_class,omitempty"`
+	UserClass   []string `json:"user_class,omitempty"`
+	// Lease is what was granted last.
+	Lease lan.Lease `json:"lease"`
+	// Fallback says that no server granted it: the address is of dhcp_fallback.
+	Fallback bool `json:"fallback,omitempty"`
+	// Granted is when it was granted, by the clock on the wall, and Boot and At the same
+	// by a clock that nobody sets: the boot (/proc/sys/kernel/random/boot_id) and the
+	// time since then (CLOCK_BOOTTIME).
+	Granted time.Time     `json:"granted"`
+	Boot    string        `json:"boot"`
+	At      time.Duration `json:"at"`
+	// Default says that the container's default route led through the lease's gateway
+	// when the lease was lost.
+	Default bool `json:"default,omitempty"`
+	// Since is when the state began.
+	Since time.Time `json:"since"`
+}
+
 // Network is the record of a network.
 type Network struct {
 	lan.Network
@@ -180,6 +244,7 @@ type State struct {
 	Endpoints []*lan.Endpoint
 	Pools     []*Pool
 	Addresses []*Address
+	Leases    []*Lease
 }
 
 // Open opens the state file in a folder, and makes both where they are missing,
@@ -207,7 +272,7 @@ func Open(dir string) (*DB, error) {
 
 func (db *DB) init() error {
 	return db.bolt.Update(func(tx *bbolt.Tx) error {
-		for _, name := range [][]byte{bucketMeta, bucketNetworks, bucketEndpoints, bucketPools, bucketAddresses} {
+		for _, name := range [][]byte{bucketMeta, bucketNetworks, bucketEndpoints, bucketPools, bucketAddresses, bucketLeases} {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 				return err
 			}
@@ -251,6 +316,7 @@ func (db *DB) Load() (State, error) {
 		return errors.Join(
 			load(tx, bucketNetworks, "network", &s.Networks), load(tx, bucketEndpoints, "endpoint", &s.Endpoints),
 			load(tx, bucketPools, "pool", &s.Pools), load(tx, bucketAddresses, "address", &s.Addresses),
+			load(tx, bucketLeases, "lease", &s.Leases),
 		)
 	})
 	if err != nil {

@@ -1,0 +1,126 @@
+package ipam
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"github.com/lanyard-net/lanyard/internal/link"
+)
+
+// What events are of.
+const (
+	EventAcquired   = "lease-acquired"   // a server granted an address
+	EventReused     = "lease-reused"     // no server confirmed a lease that had not ended
+	EventRenewed    = "lease-renewed"    // a server granted more time
+	EventChanged    = "lease-changed"    // a running container has another address, gateway, MTU or routes
+	EventUnanswered = "lease-unanswered" // no server answers
+	EventDeclined   = "lease-declined"   // a server gave an address that somebody uses
+	EventLost       = "lease-lost"       // a running container had to give its address up
+	EventReleased   = "lease-released"   // given back to the server
+	EventExpired    = "lease-expired"    // ended while nobody had it
+)
+
+// eventKinds are all of them.
+var eventKinds = []string{
+	EventAcquired, EventReused, EventRenewed, EventChanged, EventUnanswered, EventDeclined, EventLost, EventReleased, EventExpired,
+}
+
+// Event is something that happened to an address.
+type Event struct {
+	// Seq counts from 1 when the daemon starts.
+	Seq  uint64    `json:"seq"`
+	Time time.Time `json:"time"`
+	What string    `json:"what"`
+	// Wire, Network, Endpoint, Container and Lease say whose address it is; "" where that
+	// is not known.
+	Wire      string `json:"wire,omitempty"`
+	Network   string `json:"network,omitempty"`
+	Endpoint  string `json:"endpoint,omitempty"`
+	Container string `json:"container,omitempty"`
+	Lease     string `json:"lease,omitempty"`
+	// Address is the one that it is about, and Server the server's.
+	Address netip.Addr `json:"address,omitzero"`
+	Server  netip.Addr `json:"server,omitzero"`
+	// Text says more, in words.
+	Text string `json:"text,omitempty"`
+}
+
+// keptEvents is how many events are remembered.
+const keptEvents = 1024
+
+// journal remembers the last events. It is guarded by Manager.mu.
+type journal struct {
+	last   uint64
+	events []Event       // the last of them at last % keptEvents
+	more   chan struct{} // closed when there is another
+	counts map[string]uint64
+}
+
+// tell notes an event of a lease. The caller holds mu.
+func (m *Manager) tell(l *lease, what, text string) { m.journal.add(m.event(l, what, text)) }
+
+// event is one of a lease as it stands. The caller holds mu.
+func (m *Manager) event(l *lease, what, text string) Event {
+	return Event{
+		What: what, Wire: link.WireText(l.space.key), Network: l.rec.Network, Endpoint: l.endpoint, Container: l.rec.Name, Lease: l.rec.ID,
+		Address: l.rec.Lease.Addr.Addr(), Server: l.rec.Lease.Server, Text: text,
+	}
+}
+
+func (j *journal) add(e Event) {
+	j.last++
+	e.Seq, e.Time = j.last, time.Now().UTC()
+	if j.counts == nil {
+		j.counts = map[string]uint64{}
+	}
+	j.counts[e.What]++
+	if len(j.events) < keptEvents {
+		j.events = append(j.events, e)
+	} else {
+		j.events[(j.last-1)%keptEvents] = e
+	}
+	if j.more != nil {
+		close(j.more)
+		j.more = nil
+	}
+}
+
+// Events are the events after one, oldest first, as far as they are remembered; 0 is
+// before all. With wait it blocks until there is one, or ctx ends.
+func (m *Manager) Events(ctx context.Context, after uint64, wait bool) []Event {
+	for {
+		m.mu.Lock()
+		j := &m.journal
+		var list []Event
+		for seq := max(after+1, j.last-min(j.last, uint64(len(j.events)))+1); seq <= j.last; seq++ {
+			list = append(list, j.events[(seq-1)%keptEvents])
+		}
+		if len(list) > 0 || !wait {
+			m.mu.Unlock()
+			return list
+		}
+		if j.more == nil {
+			j.more = make(chan struct{})
+		}
+		more := j.more
+		m.mu.Unlock()
+		select {
+		case <-more:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// EventCounts are how many events of each kind there were since the daemon started, those
+// that are not remembered any more included.
+func (m *Manager) EventCounts() map[string]uint64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	counts := make(map[string]uint64, len(eventKinds))
+	for _, what := range eventKinds {
+		counts[what] = m.journal.counts[what]
+	}
+	return counts
+}
