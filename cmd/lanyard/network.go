@@ -273,6 +273,9 @@ func printNetwork(cmd *cobra.Command, n *namedNetwork, endpoints []engine.Endpoi
 	if n.Internal {
 		line("Internal", "yes")
 	}
+	if n.HostAccess {
+		line("Host access", "yes")
+	}
 	printSubnets(line, "IPv4 subnet", n.IPv4)
 	printSubnets(line, "IPv6 subnet", n.IPv6)
 	printDHCP(line, &n.Network)

@@ -337,10 +337,11 @@ func (e *Engine) join(networkID, endpointID, sandbox string) (*Attachment, error
 		return nil, errors.Join(err, werr)
 	}
 	e.mu.Lock()
-	ep.rec, ep.left, ep.warned = after, false, false
+	ep.rec, ep.left, ep.warned, ep.told = after, false, false, ""
 	e.mu.Unlock()
 	e.ipam.Joined(ep.net.rec.Key, &after)
-	e.greet(ep.net, after)
+	e.openHost(ep, after, false)
+	e.greet(ep, after)
 	return attachment(ep.net, after, leases), nil
 }
 
@@ -486,6 +487,7 @@ func (e *Engine) remove(ep *endpoint) error {
 		return err
 	}
 	e.forget(ep.rec.ID)
+	e.closeHost(ep.net, &ep.rec)
 	e.trash.put(ep.rec.LinkName())
 	return nil
 }

@@ -7,6 +7,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -44,8 +45,10 @@ type Engine struct {
 	greeter *greeter
 
 	// making is held by whatever makes or removes a network or a parent.
-	// Locks are taken in the order making, network.use, endpoint.verb, mu.
+	// Locks are taken in the order making, network.use, endpoint.verb, access, mu.
 	making sync.Mutex
+
+	access sync.Mutex // held by whatever changes shims, and routes and neighbours by them
 
 	mu        sync.Mutex // guards the maps and the fields that say so
 	networks  map[string]*network
@@ -62,6 +65,8 @@ type network struct {
 
 	parent  *link.Parent // guarded by Engine.mu; nil while there is none
 	problem string       // guarded by Engine.mu; why there is none
+
+	noAccess string // guarded by Engine.mu; what keeps the host from its containers
 }
 
 // endpoint is an endpoint that stands.
@@ -73,6 +78,7 @@ type endpoint struct {
 	rec    lan.Endpoint // guarded by Engine.mu
 	left   bool         // guarded by Engine.mu; Leave was called after Join
 	warned bool         // guarded by Engine.mu; the wish for a name was dealt with
+	told   string       // guarded by Engine.mu; what its container knows of the host
 }
 
 // Addresses are the manager that the engine works with.
@@ -205,7 +211,7 @@ func (e *Engine) Networks() []NetworkState {
 	states := make([]NetworkState, 0, len(e.networks))
 	parents := map[string]*link.Parent{}
 	for id, n := range e.networks {
-		states = append(states, NetworkState{Network: n.rec.Network, Endpoints: count[n], Problem: n.problem})
+		states = append(states, NetworkState{Network: n.rec.Network, Endpoints: count[n], Problem: cmp.Or(n.problem, n.noAccess)})
 		parents[id] = n.parent
 	}
 	e.mu.Unlock()

@@ -23,7 +23,8 @@ const (
 )
 
 // greeter does for a container what can be done only when the engine has moved its
-// link in: it announces the addresses, where the engine does not, and sets IPv6 up.
+// link in: it announces the addresses, where the engine does not, sets IPv6 up, and lets
+// it know the host.
 type greeter struct {
 	wg   sync.WaitGroup
 	stop chan struct{}
@@ -70,7 +71,8 @@ func (g *greeter) run(do func(context.Context)) {
 func (e *Engine) EngineStarted() { e.greeter.engineStarted() }
 
 // greet begins to greet a container that was told to join.
-func (e *Engine) greet(n *network, rec lan.Endpoint) {
+func (e *Engine) greet(ep *endpoint, rec lan.Endpoint) {
+	n := ep.net
 	var addrs []netip.Addr
 	if count, _ := n.rec.Announce.Messages(); count > 0 && !n.rec.L3() {
 		for _, p := range []netip.Prefix{rec.IPv4, rec.IPv6} {
@@ -85,7 +87,7 @@ func (e *Engine) greet(n *network, rec lan.Endpoint) {
 		addrs = nil
 	}
 	g.mu.Unlock()
-	if len(addrs) == 0 && n.rec.IPv6From() == "" {
+	if len(addrs) == 0 && n.rec.IPv6From() == "" && !n.rec.HostAccess {
 		return
 	}
 	// Before the link is there, so that nothing that the engine sends is missed.
@@ -104,7 +106,7 @@ func (e *Engine) greet(n *network, rec lan.Endpoint) {
 	g.run(func(ctx context.Context) {
 		ctx, cancel := context.WithTimeout(ctx, startTime)
 		defer cancel()
-		if err := e.greetNow(ctx, n, rec, addrs, ear); err != nil && ctx.Err() == nil {
+		if err := e.greetNow(ctx, ep, rec, addrs, ear); err != nil && ctx.Err() == nil {
 			e.log.Warn("container not greeted: its address is not announced, or IPv6 not set up", "endpoint", rec.ID, "err", err)
 		}
 	})
@@ -113,7 +115,7 @@ func (e *Engine) greet(n *network, rec lan.Endpoint) {
 // greetNow is greet once the container is told. Nothing here keeps the container's
 // namespace open but for moments: as long as one is, its link and with it its MAC address
 // are there, and a container that is started anew could not have it.
-func (e *Engine) greetNow(ctx context.Context, n *network, rec lan.Endpoint, addrs []netip.Addr, ear *acd.Ear) error {
+func (e *Engine) greetNow(ctx context.Context, ep *endpoint, rec lan.Endpoint, addrs []netip.Addr, ear *acd.Ear) error {
 	if ear != nil {
 		// It costs every frame that this machine sends a little (before 6.15), too.
 		defer func() {
@@ -122,7 +124,11 @@ func (e *Engine) greetNow(ctx context.Context, n *network, rec lan.Endpoint, add
 			}
 		}()
 	}
+	n := ep.net
 	up, err := e.awaitLink(ctx, n, rec)
+	if up && err == nil {
+		e.openHost(ep, rec, true)
+	}
 	if err != nil || !up || len(addrs) == 0 {
 		return err
 	}

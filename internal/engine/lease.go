@@ -127,6 +127,9 @@ func (e *Engine) leaseChanged(_ context.Context, c ipam.LeaseChange) (wasDefault
 	if aerr == nil && !found {
 		aerr = fmt.Errorf("link of endpoint %s not found in its container, or down", lan.Short(rec.ID))
 	}
+	if ep.net.rec.HostAccess {
+		e.syncHost()
+	}
 	if aerr == nil && c.New != nil && (c.Old == nil || c.Old.Addr != c.New.Addr) && !ep.net.rec.L3() {
 		e.announceLater(ep.net, rec, c.New.Addr.Addr())
 	}

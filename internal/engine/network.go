@@ -100,6 +100,14 @@ func (e *Engine) CreateNetwork(_ context.Context, r lan.NetworkRequest) (err err
 			e.trash.put(made)
 		}
 	}
+	if n.rec.HostAccess {
+		e.access.Lock()
+		_, err = e.shim(n, n.parent)
+		e.access.Unlock()
+		if err != nil {
+			return err
+		}
+	}
 	made := n.rec.Making
 	n.rec.Making = false
 	if err := e.db.Write(append(pools, store.PutNetwork(&n.rec))...); err != nil {
@@ -136,6 +144,9 @@ func (e *Engine) carryOut(n *network, p *link.Plan) (*link.Parent, error) {
 // unmake undoes a network that did not come to stand. The caller holds making.
 func (e *Engine) unmake(n *network) error {
 	var errs []error
+	if n.rec.HostAccess {
+		e.syncHost() // the shim would look like somebody's use
+	}
 	if n.parent != nil {
 		errs = append(errs, e.release(n.parent.Index))
 	}
@@ -290,6 +301,9 @@ func (e *Engine) DeleteNetwork(_ context.Context, id string) error {
 
 	for _, ep := range gone {
 		e.trash.put(ep.rec.LinkName())
+	}
+	if n.rec.HostAccess {
+		e.syncHost()
 	}
 	if parent != nil {
 		// A probe link on a parent of ours would look like somebody's use.

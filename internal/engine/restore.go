@@ -91,6 +91,7 @@ func (e *Engine) sweep() {
 			e.trash.put(name)
 		}
 	}
+	e.syncHost()
 	e.sweepParents()
 }
 

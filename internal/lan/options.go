@@ -1,6 +1,7 @@
 package lan
 
 import (
+	"cmp"
 	"errors"
 	"maps"
 	"net/netip"
@@ -104,6 +105,17 @@ func Options() []Option {
 			Doc: "auto uses `--gateway`, or the address that the IPAM driver sets aside; none gives the containers no default " +
 				"route (Docker from 26.1 on then answers no outside names in them). With the option `subnet`, the gateways of the subnets.",
 			network: setGateway,
+		},
+		{
+			Name: "host_access", Scope: OnNetwork, Kinds: "both", Values: "true, false", Default: "false",
+			Doc: "Lets the host and the containers reach each other, which macvlan and ipvlan do not: by a link of the host's (a shim) that has " +
+				"no address and a host route for each container. For macvlan bridge and ipvlan l2; docs/host-access.md.",
+			network: func(n *Network, v string) error {
+				var word string
+				err := setWord("host_access", v, &word, "true", "false")
+				n.HostAccess = word == "true"
+				return err
+			},
 		},
 		{
 			Name: optSubnet, Scope: OnNetwork, Kinds: "both", Values: "PREFIX[,PREFIX...], IPv4 or IPv6", Default: "the IPAM driver's",
@@ -735,7 +747,25 @@ func ParseOptions(opts map[string]string, internal bool) (*Network, error) {
 		}
 		n.Internal = true
 	}
+	if n.HostAccess {
+		return n, n.checkHostAccess()
+	}
 	return n, nil
+}
+
+// checkHostAccess refuses host access where there can be none.
+func (n *Network) checkHostAccess() error {
+	switch {
+	case n.Internal:
+		return Refusef(ErrInvalid, "host_access is not for an internal network, nor for one without a parent: its containers reach each other and nothing else")
+	case n.Mode == ModePassthru:
+		return Refusef(ErrInvalid, "host_access needs a second link on the parent, which macvlan_mode=passthru gives to one container alone; try: -o macvlan_mode=bridge")
+	case n.L3():
+		return Refusef(ErrInvalid, "host_access is for ipvlan_mode=l2; with %s the kernel routes: give the host an address and a route on an ipvlan link of its own", n.Mode)
+	case n.Kind == Macvlan && n.Mode != ModeBridge || n.Kind == Ipvlan && n.Flag != FlagBridge:
+		return Refusef(ErrInvalid, "host_access needs links of one parent that reach each other, and in mode %s they do not; try: -o macvlan_mode=bridge or -o ipvlan_mode=l2", cmp.Or(string(n.Flag), string(n.Mode)))
+	}
+	return nil
 }
 
 // EndpointOptions are the driver-opts of one container on one network.

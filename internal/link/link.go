@@ -273,7 +273,7 @@ func (l *Links) emptyTrash() error {
 }
 
 // Mine lists the names of the children of ours that are in this namespace,
-// which is to say not in a container. Links in the trash are removed on the way.
+// which is to say not in a container; shims are not among them. Links in the trash are removed on the way.
 func (l *Links) Mine() ([]string, error) {
 	links, err := l.list()
 	if err != nil {
@@ -284,7 +284,7 @@ func (l *Links) Mine() ([]string, error) {
 	for _, link := range links {
 		a := link.Attrs()
 		trash = trash || a.Group == groupTrash
-		if a.Group == Group && (link.Type() == "macvlan" || link.Type() == "ipvlan") {
+		if a.Group == Group && (link.Type() == "macvlan" || link.Type() == "ipvlan") && !isShim(link) {
 			names = append(names, a.Name)
 		}
 	}

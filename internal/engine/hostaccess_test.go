@@ -1,0 +1,315 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lanyard-net/lanyard/internal/kerneltest"
+	"github.com/lanyard-net/lanyard/internal/lan"
+)
+
+// accessBench is a host with addresses on eth1, and its LAN at the other end.
+func accessBench(t *testing.T) (b *bench, peer *kerneltest.Host) {
+	t.Helper()
+	b, peer = newBench(t), kerneltest.New(t)
+	b.host.IP("link set lo up")
+	b.host.IP("addr add 192.168.0.9/24 dev eth1")
+	b.host.IP("addr add fd00::9/64 dev eth1 nodad")
+	b.host.IP("link set wire netns %s", peer.Path())
+	peer.IP("addr add 192.168.0.1/24 dev wire")
+	peer.IP("addr add fd00::1/64 dev wire nodad")
+	peer.IP("link set wire up")
+	return b, peer
+}
+
+// onLAN runs a container with an address of each family.
+func (b *bench) onLAN(network, id string, n int) *kerneltest.Host {
+	b.t.Helper()
+	v4, v6 := netip.MustParsePrefix(fmt.Sprintf("192.168.0.%d/24", n)), netip.MustParsePrefix(fmt.Sprintf("fd00::%d/64", n))
+	if _, err := b.AddEndpoint(ctx, EndpointRequest{NetworkID: network, EndpointID: id, IPv4: v4, IPv6: v6}); err != nil {
+		b.t.Fatal(err)
+	}
+	return b.enter(network, id, v4, v6)
+}
+
+// enter joins an endpoint as Docker does, in a namespace of its own.
+func (b *bench) enter(network, id string, addrs ...netip.Prefix) *kerneltest.Host {
+	b.t.Helper()
+	c := kerneltest.New(b.t)
+	a, err := b.Join(ctx, network, id, c.Path())
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.host.IP("link set %s netns %s", a.SrcName, c.Path())
+	c.IP("link set %s name eth0", a.SrcName)
+	for _, p := range addrs {
+		nodad := ""
+		if p.Addr().Is6() {
+			nodad = " nodad"
+		}
+		c.IP("addr add %s dev eth0%s", p, nodad)
+	}
+	c.IP("link set eth0 up")
+	return c
+}
+
+// pings reports whether an address answers within some seconds.
+func pings(h *kerneltest.Host, addr string) bool {
+	return h.NS.Do(func() error {
+		out, err := exec.Command("busybox", "ping", "-c", "3", "-i", "0.2", "-w", "3", addr).CombinedOutput()
+		if strings.Contains(string(out), "seq=") {
+			return nil
+		}
+		return errors.Join(err, errors.New(string(out)))
+	}) == nil
+}
+
+// knows waits until the container was told of the host.
+func (b *bench) knows(c *kerneltest.Host, addr string) {
+	b.t.Helper()
+	for range 100 {
+		if strings.Contains(c.IP("neigh show nud permanent"), addr+" ") {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	b.t.Fatalf("the container does not know %s:\n%s", addr, c.IP("neigh show nud all"))
+}
+
+func accessRequest(id string, opts ...string) lan.NetworkRequest {
+	r := request(id, append(opts, "host_access=true")...)
+	r.WantIPv6 = true
+	r.IPv4 = []lan.Subnet{{Pool: netip.MustParsePrefix("192.168.0.0/24")}}
+	r.IPv6 = []lan.Subnet{{Pool: netip.MustParsePrefix("fd00::/64")}}
+	return r
+}
+
+var accessKinds = []struct{ name, option string }{{"macvlan", "macvlan_mode=bridge"}, {"ipvlan", "ipvlan_mode=l2"}}
+
+func TestHostAccess(t *testing.T) {
+	for _, kind := range accessKinds {
+		t.Run(kind.name, func(t *testing.T) {
+			if kind.name == "ipvlan" {
+				kerneltest.Need(t, kind.name)
+			}
+			b, peer := accessBench(t)
+			const n = "net1"
+			if err := b.CreateNetwork(ctx, accessRequest(n, "parent=eth1", kind.option)); err != nil {
+				t.Fatal(err)
+			}
+			c := b.onLAN(n, "ep1", 5)
+			b.knows(c, "fd00::9")
+			sniffer := sniff(t, peer)
+			for _, addr := range []string{"192.168.0.5", "fd00::5"} {
+				if !pings(b.host, addr) {
+					t.Errorf("the host does not reach %s\n%s%s", addr, b.host.IP("route show"), b.host.IP("neigh show nud all"))
+				}
+			}
+			for _, addr := range []string{"192.168.0.9", "fd00::9"} {
+				if !pings(c, addr) {
+					t.Errorf("the container does not reach the host's %s\n%s", addr, c.IP("neigh show nud all"))
+				}
+			}
+			for _, line := range sniffer() {
+				for _, w := range []string{macOf(b.host, "lyh-eth1") + " >", "192.168.0.9", "fd00::9", "echo"} {
+					if strings.Contains(line, w) && (kind.name == "macvlan" || !strings.HasSuffix(w, ">")) {
+						t.Errorf("a frame of host access on the LAN: %s", line)
+						break
+					}
+				}
+			}
+			// The parent alone answers for the host, and the container for itself.
+			for _, who := range []struct{ addr, mac string }{{"192.168.0.9", macOf(b.host, "eth1")}, {"192.168.0.5", macOf(c, "eth0")}} {
+				answers := arping(peer, who.addr)
+				if len(answers) != 1 || answers[0] != who.mac {
+					t.Errorf("%s is answered for by %v, want %s alone", who.addr, answers, who.mac)
+				}
+			}
+			for _, addr := range []string{"192.168.0.9", "192.168.0.5", "fd00::9", "fd00::5"} {
+				if !pings(peer, addr) {
+					t.Errorf("the LAN does not reach %s", addr)
+				}
+			}
+			if out := b.host.IP("addr show dev lyh-eth1"); strings.Contains(out, "inet") {
+				t.Errorf("the shim has an address:\n%s", out)
+			}
+
+			// A restart, and what somebody took away.
+			b.restart()
+			if !pings(b.host, "192.168.0.5") {
+				t.Error("not after a restart")
+			}
+			b.host.IP("link del lyh-eth1")
+			b.sweep()
+			if !pings(b.host, "192.168.0.5") || !pings(c, "fd00::9") {
+				t.Error("not after the shim was made again")
+			}
+
+			// The host's address changes.
+			b.host.IP("addr del 192.168.0.9/24 dev eth1")
+			b.host.IP("addr add 192.168.0.8/24 dev eth1")
+			b.sweep()
+			if out := c.IP("neigh show nud permanent"); strings.Contains(out, "192.168.0.9 ") {
+				t.Errorf("the container still knows the old address:\n%s", out)
+			}
+			if !pings(c, "192.168.0.8") || !pings(b.host, "192.168.0.5") {
+				t.Error("not after the host's address changed")
+			}
+
+			b.stop(n, "ep1", c)
+			if out := b.host.IP("route show proto 108") + b.host.IP("-6 route show proto 108") + b.host.IP("neigh show nud permanent dev lyh-eth1"); out != "" {
+				t.Errorf("left behind:\n%s", out)
+			}
+			if err := b.DeleteNetwork(ctx, n); err != nil {
+				t.Fatal(err)
+			}
+			if out, err := b.host.TryIP("link show lyh-eth1"); err == nil {
+				t.Errorf("the shim is still there: %s", out)
+			}
+		})
+	}
+}
+
+// Two networks on one parent, one of them without host access; the shim goes with the last
+// one that has it.
+func TestHostAccessSharesAShim(t *testing.T) {
+	b, _ := accessBench(t)
+	for _, r := range []lan.NetworkRequest{accessRequest("net1", "parent=eth1"), accessRequest("net2", "parent=eth1"), request("net3", "parent=eth1")} {
+		if err := b.CreateNetwork(ctx, r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.onLAN("net1", "ep1", 5)
+	b.onLAN("net2", "ep2", 6)
+	other := b.run("net3", "ep3", "192.168.0.7/24")
+	other.IP("addr add 192.168.0.7/24 dev eth0")
+	if !pings(b.host, "192.168.0.5") || !pings(b.host, "192.168.0.6") || pings(b.host, "192.168.0.7") {
+		t.Errorf("want the first two reached, and not the third:\n%s", b.host.IP("route show"))
+	}
+	if err := b.DeleteNetwork(ctx, "net1"); err != nil {
+		t.Fatal(err)
+	}
+	if out := b.host.IP("route show proto 108"); strings.Contains(out, "192.168.0.5") || !strings.Contains(out, "192.168.0.6") {
+		t.Errorf("routes after one network was removed:\n%s", out)
+	}
+	if err := b.DeleteNetwork(ctx, "net2"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.host.TryIP("link show lyh-eth1"); err == nil {
+		t.Error("the shim is still there")
+	}
+}
+
+// A route of somebody else's to a container's address stays, and the network says so.
+func TestHostAccessLeavesOthersRoutes(t *testing.T) {
+	b, _ := accessBench(t)
+	b.host.IP("route add 192.168.0.5/32 dev eth1")
+	if err := b.CreateNetwork(ctx, accessRequest("net1", "parent=eth1")); err != nil {
+		t.Fatal(err)
+	}
+	c := b.onLAN("net1", "ep1", 5)
+	problem := b.Networks()[0].Problem
+	for _, w := range []string{"host access", "another route to 192.168.0.5", "eth1"} {
+		if !strings.Contains(problem, w) {
+			t.Errorf("problem %q does not say %q", problem, w)
+		}
+	}
+	if out := b.host.IP("route show 192.168.0.5"); !strings.Contains(out, "dev eth1") {
+		t.Errorf("route: %s", out)
+	}
+	b.host.IP("route del 192.168.0.5/32 dev eth1")
+	b.sweep()
+	if problem := b.Networks()[0].Problem; problem != "" || !pings(b.host, "192.168.0.5") {
+		t.Errorf("after it has gone: %q", problem)
+	}
+	_ = c
+}
+
+// On a VLAN where the host has no address, the one that it would take is told.
+func TestHostAccessWithoutAddressOnParent(t *testing.T) {
+	for _, kind := range accessKinds {
+		t.Run(kind.name, func(t *testing.T) {
+			if kind.name == "ipvlan" {
+				kerneltest.Need(t, kind.name)
+			}
+			b, _ := accessBench(t)
+			b.host.IP("addr flush dev eth1")
+			b.host.Veth("mgmt", "far")
+			b.host.IP("addr add 10.9.9.9/24 dev mgmt")
+			b.host.IP("route add default via 10.9.9.1 dev mgmt")
+			r := accessRequest("net1", "parent=eth1", kind.option)
+			r.WantIPv6, r.IPv6 = false, nil
+			if err := b.CreateNetwork(ctx, r); err != nil {
+				t.Fatal(err)
+			}
+			b.add("net1", "ep1", "192.168.0.5/24")
+			c := b.enter("net1", "ep1", netip.MustParsePrefix("192.168.0.5/24"))
+			b.knows(c, "10.9.9.9")
+			if !pings(b.host, "192.168.0.5") || !pings(c, "10.9.9.9") {
+				t.Errorf("not reached:\n%s%s%s", b.host.IP("route show"), c.IP("route show"), c.IP("neigh show nud all"))
+			}
+		})
+	}
+}
+
+func TestHostAccessIsRefused(t *testing.T) {
+	b := newBench(t)
+	for _, c := range []struct{ options, say string }{
+		{"parent=eth1 macvlan_mode=private", "in mode private they do not"},
+		{"parent=eth1 macvlan_mode=passthru", "one container alone"},
+		{"parent=eth1 ipvlan_mode=l3", "ipvlan_mode=l2"},
+		{"parent=eth1 ipvlan_flag=vepa", "in mode vepa they do not"},
+		{"", "without a parent"},
+		{"parent=eth1 host_access=yes", "one of true, false"},
+	} {
+		opts := append([]string{"host_access=true"}, strings.Fields(c.options)...)
+		if err := b.CreateNetwork(ctx, request("net1", opts...)); !errors.Is(err, lan.ErrInvalid) || !strings.Contains(err.Error(), c.say) {
+			t.Errorf("%q: %v, want %q", c.options, err, c.say)
+		}
+	}
+}
+
+func macOf(h *kerneltest.Host, link string) string {
+	_, rest, _ := strings.Cut(h.IP("link show dev %s", link), "link/ether ")
+	mac, _, _ := strings.Cut(rest, " ")
+	return mac
+}
+
+// arping are the MAC addresses that answer for an address.
+func arping(h *kerneltest.Host, addr string) (macs []string) {
+	_ = h.NS.Do(func() error {
+		out, _ := exec.Command("busybox", "arping", "-c", "1", "-w", "1", "-I", "wire", addr).CombinedOutput()
+		for line := range strings.Lines(string(out)) {
+			if _, rest, ok := strings.Cut(line, "["); ok {
+				mac, _, _ := strings.Cut(rest, "]")
+				macs = append(macs, mac)
+			}
+		}
+		return nil
+	})
+	return macs
+}
+
+// sniff begins to listen at the LAN's end; what it returns ends that, and returns what was
+// heard of ARP, neighbour discovery and pings, a line a frame.
+func sniff(t *testing.T, peer *kerneltest.Host) func() []string {
+	t.Helper()
+	var out strings.Builder
+	cmd := exec.Command("tcpdump", "-i", "wire", "-n", "-e", "-l", "--immediate-mode", "arp or icmp or icmp6")
+	cmd.Stdout = &out
+	if err := peer.NS.Do(cmd.Start); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(500 * time.Millisecond)
+	return func() []string {
+		time.Sleep(300 * time.Millisecond)
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		return strings.Split(out.String(), "\n")
+	}
+}
