@@ -323,7 +323,7 @@ root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
 mkdir -p "$root/bin" "$root/tmp" "$root/etc" "$root/root"
 cp /bin/busybox "$root/bin/"
-for a in $(/bin/busybox --list); do [ "$a" = busybox ] || ln -s busybox "$root/bin/$a"; done
+"$root/bin/busybox" --install "$root/bin"
 echo 'root:x:0:0:root:/root:/bin/sh' >"$root/etc/passwd"
 tar -C "$root" -c . | docker import --change 'CMD ["sleep","2147483647"]' - ` + Image
 

@@ -42,6 +42,7 @@ var packages = []struct{ name, file string }{
 	{"libdevmapper1.02.1", "/lib/x86_64-linux-gnu/libdevmapper.so.1.02.1"},
 	{"libseccomp2", "/lib/x86_64-linux-gnu/libseccomp.so.2"},
 	{"iperf3", "/usr/bin/iperf3"},
+	{"fping", "/usr/bin/fping"},
 	{"systemd", "/lib/systemd/systemd"}, // for guests
 }
 

@@ -6,6 +6,7 @@ package reference
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -84,13 +85,11 @@ func Create(ctx context.Context, l *uml.Lab, c Config, say func(string, ...any))
 			script += fmt.Sprintf("docker network create -d %s --ipam-driver lanyard --subnet 192.168.0.0/16 --ip-range 192.168.%d.0/24 %s -o parent=eth1.%d %s >/dev/null\n",
 				c.Driver, ranges[i], c.Options, v, Network(v))
 		}
-		script += "pids=\n"
 		for _, v := range vlans {
 			for k := range 2 {
-				script += fmt.Sprintf("docker run -d --stop-signal=SIGKILL --name %s --network %s busybox:lab >/dev/null & pids=\"$pids $!\"\n", name(v, i, k), Network(v))
+				script += fmt.Sprintf("docker run -d --stop-signal=SIGKILL --name %s --network %s busybox:lab >/dev/null\n", name(v, i, k), Network(v))
 			}
 		}
-		script += "for pid in $pids; do wait $pid; done\n"
 		_, err := n.Must(ctx, script)
 		return err
 	})
@@ -169,15 +168,15 @@ func (s *Scenario) Everyone() []*Container {
 // Reach has every one ping every other, all at once, and says who reached whom. Each
 // has to ask by ARP anew. Those of one VLAN are pinged by the address that Docker gave
 // them, and that one must be answered by the right MAC address, because the other VLAN
-// has the same addresses; everyone is pinged by an address of its own.
+// has the same addresses; everyone is pinged by an address of its own. Who does not answer
+// is asked six times in three seconds.
 func (s *Scenario) Reach(ctx context.Context) (map[[2]string]bool, error) {
 	if err := s.refresh(ctx); err != nil {
 		return nil, err
 	}
 	s.say("pinging from each to each")
-	reach := map[[2]string]bool{}
-	outs := make([]string, len(s.Lab.Nodes))
-	err := s.Lab.Each(func(n *uml.Node) (err error) {
+	found := make([]map[[2]string]bool, len(s.Lab.Nodes))
+	err := s.Lab.AtOnce(func(n *uml.Node) error {
 		prepare, script := "", ""
 		for _, from := range s.Everyone() {
 			if from.Node != n {
@@ -187,35 +186,62 @@ func (s *Scenario) Reach(ctx context.Context) (map[[2]string]bool, error) {
 			if from.enter == "" {
 				dev = "eth1.100"
 			}
-			prepare += fmt.Sprintf("%s sh -c 'ip addr replace %s/32 dev %s; ip route replace 10.255.0.0/24 dev %[3]s src %[2]s; ip neigh flush all'\n", from.enter, from.Own, dev)
-			inner := ""
+			prepare += fmt.Sprintf("%s ip -batch - <<EOF\naddr replace %s/32 dev %s\nroute replace 10.255.0.0/24 dev %[3]s src %[2]s\nneigh flush all\nEOF\n", from.enter, from.Own, dev)
+			addrs := ""
 			for _, to := range s.Everyone() {
 				if to.Name == from.Name {
 					continue
 				}
-				try := "busybox ping -q -c 3 -i 0.3 -W 3 " + to.Own
+				addrs += " " + to.Own
 				if to.VLAN == from.VLAN {
-					try += " && busybox ping -q -c 1 -W 3 " + to.Addr
-					if to.MAC != "" {
-						try += fmt.Sprintf(" && ip neigh show %s | grep -q %s", to.Addr, to.MAC)
-					}
+					addrs += " " + to.Addr
 				}
-				inner += fmt.Sprintf("{ { %s; } >/dev/null 2>&1 && echo %s %s yes || echo %[2]s %[3]s no; } & ", try, from.Name, to.Name)
 			}
-			script += fmt.Sprintf("%s sh -c '%s wait'\n", from.enter, inner)
+			// fping's exit code is of those that do not answer.
+			script += fmt.Sprintf("{ %s sh -c 'fping -a -q -i 5 -t 500 -B 1 -r 5 %s; ip neigh show' 2>&1 | sed 's/^/%s /'; } &\n", from.enter, addrs, from.Name)
 		}
-		if _, err := n.Must(ctx, prepare); err != nil {
+		if _, err := n.Must(ctx, "set -e\n"+prepare); err != nil {
 			return err
 		}
-		outs[n.Index-1], err = n.Must(ctx, script)
-		return err
-	})
-	for line := range strings.Lines(strings.Join(outs, "\n")) {
-		if f := strings.Fields(line); len(f) == 3 {
-			reach[[2]string{f[0], f[1]}] = f[2] == "yes"
+		out, err := n.Must(ctx, script+"wait")
+		if err != nil {
+			return err
 		}
+		found[n.Index-1] = s.reached(out)
+		return nil
+	})
+	reach := map[[2]string]bool{}
+	for _, f := range found {
+		maps.Copy(reach, f)
 	}
 	return reach, err
+}
+
+// reached reads who was reached: lines of a name and what fping and ip neigh say there.
+func (s *Scenario) reached(out string) map[[2]string]bool {
+	answers, neighbours := map[[2]string]bool{}, map[[2]string]string{}
+	for line := range strings.Lines(out) {
+		switch f := strings.Fields(line); {
+		case len(f) == 2:
+			answers[[2]string{f[0], f[1]}] = true
+		case len(f) > 5 && f[4] == "lladdr":
+			neighbours[[2]string{f[0], f[1]}] = f[5]
+		}
+	}
+	reach := map[[2]string]bool{}
+	for _, from := range s.Everyone() {
+		if !strings.Contains("\n"+out, "\n"+from.Name+" ") {
+			continue // another node's, or nothing was said: not tried
+		}
+		for _, to := range s.Everyone() {
+			got := answers[[2]string{from.Name, to.Own}]
+			if to.VLAN == from.VLAN {
+				got = got && answers[[2]string{from.Name, to.Addr}] && (to.MAC == "" || neighbours[[2]string{from.Name, to.Addr}] == to.MAC)
+			}
+			reach[[2]string{from.Name, to.Name}] = got
+		}
+	}
+	return reach
 }
 
 // Judge holds who reached whom against what should be: those of one VLAN reach each

@@ -124,6 +124,8 @@ func TestReferenceScenarioWithDHCP(t *testing.T) {
 		if err := h.PowerOff(); err != nil {
 			t.Error(err)
 		}
+	})
+	o.both(func(h host) {
 		if err := h.Boot(ctx); err != nil {
 			t.Error(err)
 		}
@@ -153,34 +155,45 @@ func TestReferenceScenarioWithDHCP(t *testing.T) {
 	}
 }
 
-// Every other way onto the wire: two tags, passthru, macvlan's other modes, and a server
-// behind a relay.
+// Every other way onto the wire: two tags, passthru, macvlan's other modes. One container of a
+// host is on all of them.
 func TestDHCPOnOtherParents(t *testing.T) {
 	o := operate(t)
 	o.lan.sh("ip link add link eth1 name outer type vlan proto 802.1ad id 200 && ip link set outer up")
 	t.Cleanup(func() { o.lan.sh("ip link del outer") })
 	o.site(dhcpserver.Dnsmasq, "link outer type vlan id 100", 20)
 	o.site(dhcpserver.Kea, "link eth1 type vlan id 300", 30)
-	for _, c := range []struct{ what, flags, server string }{
-		{"QinQ", dhcpOn("eth1.200.100", ""), "10.20.0.1"},
+	o.site(dhcpserver.Dnsmasq, "link eth1 type vlan id 310", 31)
+	kinds := []struct{ name, flags, server string }{
+		{"qinq", dhcpOn("eth1.200.100", ""), "10.20.0.1"},
 		{"passthru", dhcpOn("eth1.300", "-o macvlan_mode=passthru"), "10.30.0.1"},
-		{"private", dhcpOn("eth1.300", "-o macvlan_mode=private"), "10.30.0.1"},
-		{"vepa", dhcpOn("eth1.300", "-o macvlan_mode=vepa"), "10.30.0.1"},
-	} {
-		o.both(func(h host) {
-			h.create("n", c.flags)
-			h.run("c1", "n", "")
-			if got := h.addr("c1", "n"); !strings.HasPrefix(got, c.server) {
-				h.t.Errorf("%s: %s: c1 has %q, want one of server %s", h.Name, c.what, got, c.server)
-			}
-			h.wantReach("c1", c.server, true)
-			h.says("lanyard lease renew "+h.addr("c1", "n"), "")
-			h.sh("docker restart -t0 c1")
-			h.wantReach("c1", c.server, true)
-		})
-		o.one.wantReach("c1", o.two.addr("c1", "n"), true)
-		o.both(func(h host) { h.sh("docker rm -f c1 && docker network rm n") })
+		{"private", dhcpOn("eth1.310", "-o macvlan_mode=private"), "10.31.0.1"},
+		{"vepa", dhcpOn("eth1.310", "-o macvlan_mode=vepa"), "10.31.0.1"},
 	}
+	o.both(func(h host) {
+		for _, k := range kinds {
+			h.create(k.name, k.flags)
+		}
+		h.runOn("c1", "qinq", "passthru", "private")
+		h.run("c2", "vepa", "")
+		on := func(k string) string { return map[bool]string{true: "c2", false: "c1"}[k == "vepa"] }
+		for _, k := range kinds {
+			addr := h.addr(on(k.name), k.name)
+			if !strings.HasPrefix(addr, k.server) {
+				h.t.Errorf("%s: %s: the container has %q, want one of server %s", h.Name, k.name, addr, k.server)
+			}
+			h.wantReach(on(k.name), k.server, true)
+			h.says("lanyard lease renew "+addr, "")
+		}
+		h.sh("docker restart -t0 c1")
+		for _, k := range kinds[:3] {
+			h.wantReach("c1", k.server, true)
+		}
+	})
+	for _, k := range kinds[:3] {
+		o.one.wantReach("c1", o.two.addr("c1", k.name), true)
+	}
+	o.one.wantReach("c2", o.two.addr("c2", "vepa"), true)
 }
 
 // The server is in another network, behind a relay agent: renewals go to it through the
@@ -205,36 +218,35 @@ sysctl -qw net.ipv4.ip_forward=1`)
 			t.Error(err)
 		}
 	})
-	for _, kind := range []string{"-o macvlan_mode=bridge", "-o ipvlan_mode=l2"} {
-		var addrs []string
-		o.both(func(h host) { h.create("n", dhcpOn("eth1.100", kind)) })
-		for _, h := range []host{o.one, o.two} {
-			h.run("c1", "n", "")
-			addr := h.addr("c1", "n")
-			addrs = append(addrs, addr)
-			h.wantReach("c1", "10.66.0.2", true)
-			h.says("lanyard lease renew "+addr, addr)
-			h.says("lanyard lease ls", addr, "10.66.0.2")
-			h.sh("docker restart -t0 c1")
-			if got := h.addr("c1", "n"); got != addr {
-				t.Errorf("%s: after a restart %s, before %s", h.Name, got, addr)
-			}
+	var addrs []string
+	kinds := map[string]string{"node-1": "-o macvlan_mode=bridge", "node-2": "-o ipvlan_mode=l2"}
+	o.both(func(h host) {
+		h.create("n", dhcpOn("eth1.100", kinds[h.Name]))
+		h.run("c1", "n", "")
+		addr := h.addr("c1", "n")
+		addrs = append(addrs, addr)
+		h.wantReach("c1", "10.66.0.2", true)
+		h.says("lanyard lease renew "+addr, addr)
+		h.says("lanyard lease ls", addr, "10.66.0.2")
+		h.sh("docker restart -t0 c1")
+		if got := h.addr("c1", "n"); got != addr {
+			t.Errorf("%s: after a restart %s, before %s", h.Name, got, addr)
 		}
-		leases, err := server.Leases(ctx)
-		for _, l := range leases {
-			addrs = slices.DeleteFunc(addrs, func(a string) bool { return a == l.Addr.String() })
-		}
-		if err != nil || len(addrs) > 0 {
-			t.Errorf("the server does not know %v: %+v, %v", addrs, leases, err)
-		}
-		o.both(func(h host) { h.sh("docker rm -f c1 && docker network rm n") })
-		eventually(t, "the server has its addresses back", func() string {
-			if leases, err := server.Leases(ctx); err != nil || len(leases) > 0 {
-				return fmt.Sprint(leases, err)
-			}
-			return ""
-		})
+	})
+	leases, err := server.Leases(ctx)
+	for _, l := range leases {
+		addrs = slices.DeleteFunc(addrs, func(a string) bool { return a == l.Addr.String() })
 	}
+	if err != nil || len(addrs) > 0 {
+		t.Errorf("the server does not know %v: %+v, %v", addrs, leases, err)
+	}
+	o.both(func(h host) { h.sh("docker rm -f c1 && docker network rm n") })
+	eventually(t, "the server has its addresses back", func() string {
+		if leases, err := server.Leases(ctx); err != nil || len(leases) > 0 {
+			return fmt.Sprint(leases, err)
+		}
+		return ""
+	})
 }
 
 // A lease lasts as long as the server says, whatever is done to the host's clock, and

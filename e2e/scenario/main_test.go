@@ -112,13 +112,11 @@ lanyard network ls -q; lanyard endpoint ls -q`)
 	return o
 }
 
-// both does something on both Docker hosts at once.
+// both does something on both Docker hosts, one after the other (uml.Lab.Each says why).
 func (o *operator) both(do func(h host)) {
 	o.Helper()
-	done := make(chan struct{})
-	go func() { defer close(done); do(o.two) }()
 	do(o.one)
-	<-done
+	do(o.two)
 }
 
 // sh runs a script that must succeed, and returns what it prints.
@@ -167,6 +165,17 @@ func (h host) create(name, flags string) {
 func (h host) run(name, network, flags string) {
 	h.t.Helper()
 	h.sh("docker run -d --stop-signal=SIGKILL --name %s --network %s %s busybox:lab", name, network, flags)
+}
+
+// runOn is run on several networks: the name of each, and its flags behind it.
+func (h host) runOn(name string, networks ...string) {
+	h.t.Helper()
+	script := fmt.Sprintf("set -e\ndocker create --stop-signal=SIGKILL --name %s --network %s busybox:lab\n", name, networks[0])
+	for _, n := range networks[1:] {
+		network, flags, _ := strings.Cut(n, " ")
+		script += fmt.Sprintf("docker network connect %s %s %s\n", flags, network, name)
+	}
+	h.sh("%sdocker start %s", script, name)
 }
 
 // in is a command in the network namespace of a container, with the host's programs: a

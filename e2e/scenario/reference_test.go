@@ -70,23 +70,18 @@ func TestReferenceScenario(t *testing.T) {
 			return ""
 		})
 	}
-	o.both(func(h host) {
-		if err := h.RestartDockerd(ctx, map[string]string{"node-1": "KILL", "node-2": "TERM"}[h.Name]); err != nil {
-			t.Error(err)
-		}
-		back(h)
-	})
-	judge(t, s, "after dockerd was killed on one host and restarted on the other")
-	o.both(func(h host) {
-		if err := h.PowerOff(); err != nil {
-			t.Error(err)
-		}
-		if err := h.Boot(ctx); err != nil {
-			t.Error(err)
-		}
-		back(h)
-	})
-	judge(t, s, "after a power loss of both hosts")
+	if err := o.two.PowerOff(); err != nil {
+		t.Error(err)
+	}
+	if err := o.one.RestartDockerd(ctx, "KILL"); err != nil {
+		t.Error(err)
+	}
+	back(o.one)
+	if err := o.two.Boot(ctx); err != nil {
+		t.Error(err)
+	}
+	back(o.two)
+	judge(t, s, "after dockerd was killed on one host and the other lost its power")
 }
 
 func TestReferenceScenarioWithIpvlanL2(t *testing.T) {
@@ -141,8 +136,11 @@ func TestIpvlanL3(t *testing.T) {
 	}
 }
 
+// Each mode on a VLAN of its own. One container of a host is on all of them, since each
+// takes a guest some seconds to start.
 func TestModesDoWhatTheySay(t *testing.T) {
-	for _, c := range []struct {
+	o := operate(t)
+	modes := []struct {
 		options      string
 		within, over bool // reach within a host, over the wire
 	}{
@@ -152,17 +150,28 @@ func TestModesDoWhatTheySay(t *testing.T) {
 		{"-o ipvlan_mode=l2", true, true},
 		{"-o ipvlan_mode=l2 -o ipvlan_flag=private", false, true},
 		{"-o ipvlan_mode=l2 -o ipvlan_flag=vepa", false, true},
-	} {
+	}
+	addr := func(mode int, h host, k int) string { return fmt.Sprintf("10.%d.%d.%d", mode+1, h.Index, k) }
+	run := func(h host, k int) {
+		var networks []string
+		for i := range modes {
+			networks = append(networks, fmt.Sprintf("n%d --ip %s", i, addr(i, h, k)))
+		}
+		h.runOn(fmt.Sprintf("c%d", k), networks...)
+	}
+	o.both(func(h host) {
+		for i, c := range modes {
+			h.create(fmt.Sprintf("n%d", i), fmt.Sprintf("--subnet 10.%d.0.0/16 -o parent=eth1.%d %s", i+1, 100+i, c.options))
+		}
+		run(h, 1)
+	})
+	run(o.one, 2)
+	for i, c := range modes {
 		t.Run(c.options, func(t *testing.T) {
-			o := operate(t)
-			o.both(func(h host) {
-				h.create("n", "--subnet 192.168.0.0/16 -o parent=eth1.100 "+c.options)
-				h.run("c1", "n", fmt.Sprintf("--ip 192.168.%d.1", h.Index))
-			})
-			o.one.run("c2", "n", "--ip 192.168.1.2")
-			o.one.wantReach("c2", "192.168.1.1", c.within)
-			o.one.wantReach("c1", "192.168.2.1", c.over)
-			o.two.wantReach("c1", "192.168.1.2", c.over)
+			one, two := host{o.one.Node, t}, host{o.two.Node, t}
+			one.wantReach("c2", addr(i, one, 1), c.within)
+			one.wantReach("c1", addr(i, two, 1), c.over)
+			two.wantReach("c1", addr(i, one, 2), c.over)
 		})
 	}
 }

@@ -125,8 +125,8 @@ func systemd(ctx context.Context, r *report) error {
 // newestOnly are the lab's tests in which the engine has no part but to ask for containers:
 // with the newest one alone.
 const newestOnly = "^(TestIpvlanL3|TestModesDoWhatTheySay|TestPassthruAcross|TestQinQAcross|TestSubInterfacesComeAndGo|TestOtherParents|" +
-	"TestReferenceScenarioWithIpvlanL2|TestManyNetworksOnOneParent|TestFamiliesAcross|TestIsolated|TestBesideTheBuiltInDrivers|TestSquatter|TestDHCP.*|" +
-	"TestReferenceScenarioWithDHCP)$"
+	"TestReferenceScenarioWithIpvlanL2|TestHostAccess|TestManyNetworksOnOneParent|TestFamiliesAcross|TestIsolated|TestBesideTheBuiltInDrivers|TestSquatter|TestDHCP.*|" +
+	"TestReferenceScenarioWithDHCP)$|^TestNeighboursLearnAtOnce$/ipvlan"
 
 // labTests runs the scenarios once with each engine. Without -count=1 the second run
 // would be the first one's, from go's cache: it does not see which engine TestMain
@@ -143,7 +143,7 @@ func labTests(ctx context.Context, r *report) error {
 		if err := os.Setenv("LANYARD_ENGINES", e.Name); err != nil {
 			return err
 		}
-		if err := r.goTest(ctx, "-count=1", "-tags", "lab", "-skip", skip, "-timeout", "40m", "./e2e/scenario"); err != nil {
+		if err := r.goTest(ctx, "-count=1", "-tags", "lab", "-skip", skip, "-timeout", "60m", "./e2e/scenario"); err != nil {
 			return err
 		}
 	}

@@ -4,7 +4,7 @@
 // own units: what an operator does after make install, a reboot and a power loss.
 // The tests run in their order on one host, which is never made anew.
 //
-// LANYARD_ENGINES names the engine (20.10, 28.5); the oldest one by default.
+// LANYARD_ENGINES names the engine (20.10, 28.5); the newest one by default.
 package systemd
 
 import (
@@ -53,7 +53,7 @@ func start(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	engine := chosen[0]
+	engine := chosen[len(chosen)-1]
 	lab, err = uml.Up(ctx, "systemd", []uml.NodeConfig{
 		{Name: "host", Engine: engine.Name, Systemd: true}, {Name: "lan", Mem: 256},
 	}, func(format string, args ...any) { fmt.Printf(format+"\n", args...) })

@@ -36,7 +36,8 @@ mkdir -p /dev/pts /dev/shm /etc/docker
 mount -t devpts -o ptmxmode=666 devpts /dev/pts
 mount -t tmpfs shm /dev/shm
 mount -t tmpfs etc /etc/docker # not the machine's
-mkdir -p /lib/modules /run/lab
+mkdir -p /lib/modules /run/lab/cli-bin
+ln -s "$AGENT" /run/lab/cli-bin/docker
 ln -sfn "$MODULES" "/lib/modules/$(uname -r)"
 modprobe ipv6
 if [ -z "$SYSTEMD" ]; then # which does these things itself, and the kernel the last one
@@ -63,4 +64,4 @@ ip addr add "$ADDR/24" dev eth0
 ip link set eth0 up
 ip link set eth1 up
 [ -z "$SYSTEMD" ] || exec sh "${0%/*}/systemd"
-exec tini -- "$AGENT" "$ADDR:7070"
+exec tini -- "$AGENT" "$ADDR"

@@ -242,7 +242,13 @@ const runLimit = 10 * time.Minute
 func (n *Node) Run(ctx context.Context, script string) (Result, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, runLimit, fmt.Errorf("not at its end after %s: %s", runLimit, script))
 	defer cancel()
+	start := time.Now()
 	var out, errs bytes.Buffer
+	if n.lab.trace != nil {
+		defer func() {
+			fmt.Fprintf(n.lab.trace, "%s %-8s %6.1f s  %s\n", start.Format("15:04:05.0"), n.Name, time.Since(start).Seconds(), strings.ReplaceAll(script[:min(len(script), 150)], "\n", "; "))
+		}()
+	}
 	code, err := n.Stream(ctx, script, nil, &out, &errs)
 	return Result{out.String(), errs.String(), code}, err
 }
@@ -268,32 +274,9 @@ func (n *Node) Stream(ctx context.Context, script string, stdin io.Reader, stdou
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	c := wire.New(conn)
-	if err := c.Write(wire.Script, []byte(n.env()+script)); err != nil {
-		return 0, err
-	}
-	if stdin == nil {
-		err = c.Write(wire.Stdin, nil)
-	} else {
-		go func() {
-			io.Copy(c.Writer(wire.Stdin), stdin)
-			c.Write(wire.Stdin, nil)
-		}()
-	}
-	for err == nil {
-		var kind byte
-		var data []byte
-		if kind, data, err = c.Read(); err != nil {
-			break
-		}
-		switch kind {
-		case wire.Stdout:
-			_, err = stdout.Write(data)
-		case wire.Stderr:
-			_, err = stderr.Write(data)
-		case wire.Exit:
-			return int(data[0]), nil
-		}
+	code, err = wire.Call(conn, n.env()+script, stdin, stdout, stderr)
+	if err == nil {
+		return code, nil
 	}
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
@@ -317,6 +300,9 @@ func (n *Node) env() string {
 	path := "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 	if e, err := machine.EngineNamed(n.Engine); err == nil {
 		path = strings.Join(e.Path, ":") + ":" + path
+		if n.lab.cli != nil {
+			path = cliDir + ":" + path
+		}
 	}
 	if n.Lanyard != "" {
 		path = filepath.Dir(strings.Fields(n.Lanyard)[0]) + ":" + path

@@ -29,7 +29,7 @@ DefaultDependencies=no
 After=systemd-journald.socket
 
 [Service]
-ExecStart=$AGENT $ADDR:7070
+ExecStart=$AGENT $ADDR
 KillMode=process
 EOF
 exec env -i PATH="$PATH" /lib/systemd/systemd

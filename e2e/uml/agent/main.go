@@ -1,5 +1,7 @@
-// Agent runs in a lab guest: it runs shell scripts for the lab over TCP. It listens
-// on the management network alone, which ends at the lab's namespace.
+// Agent runs in a lab guest: it runs shell scripts for the lab, and passes the API of the
+// guest's Docker Engine on. Called docker it is a command line of docker that the lab runs
+// for the guest: the same program, where it starts ten times as fast. All over the
+// management network, which ends at the lab's namespace.
 package main
 
 import (
@@ -10,18 +12,40 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"syscall"
-	"time"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
 
 	"github.com/lanyard-net/lanyard/e2e/uml/agent/wire"
 )
 
 func main() {
+	if filepath.Base(os.Args[0]) == "docker" {
+		code, err := docker(os.Args[1:])
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "docker, run by the lab:", err)
+			os.Exit(125)
+		}
+		os.Exit(code)
+	}
 	if len(os.Args) != 2 {
-		fmt.Fprintln(os.Stderr, "usage: agent ADDRESS:PORT")
+		fmt.Fprintln(os.Stderr, "usage: agent ADDRESS")
 		os.Exit(2)
 	}
-	l, err := net.Listen("tcp", os.Args[1])
+	go listen(os.Args[1], wire.EnginePort, toEngine)
+	listen(os.Args[1], wire.Port, func(conn *net.TCPConn) error {
+		return wire.Serve(conn, func(script string) (*exec.Cmd, error) {
+			cmd := exec.Command("/bin/sh", "-c", script)
+			cmd.Dir = "/root"
+			return cmd, nil
+		})
+	})
+}
+
+func listen(addr string, port int, serve func(*net.TCPConn) error) {
+	l, err := net.Listen("tcp", net.JoinHostPort(addr, strconv.Itoa(port)))
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -32,57 +56,42 @@ func main() {
 		}
 		go func() {
 			defer conn.Close()
-			if err := serve(conn); err != nil && !errors.Is(err, io.EOF) {
+			if err := serve(conn.(*net.TCPConn)); err != nil && !errors.Is(err, io.EOF) {
 				log.Print(err)
 			}
 		}()
 	}
 }
 
-// serve runs one script. It ends the script's process group when the lab hangs up.
-func serve(conn net.Conn) error {
-	c := wire.New(conn)
-	kind, script, err := c.Read()
+// toEngine connects conn with Docker's socket until both sides have said all.
+func toEngine(conn *net.TCPConn) error {
+	engine, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: "/var/run/docker.sock", Net: "unix"})
 	if err != nil {
 		return err
 	}
-	if kind != wire.Script {
-		return fmt.Errorf("message %d before a script", kind)
-	}
-	cmd := exec.Command("/bin/sh", "-c", string(script))
-	cmd.Dir = "/root"
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Stdout, cmd.Stderr = c.Writer(wire.Stdout), c.Writer(wire.Stderr)
-	// What a script leaves in the background may keep its output open: do not
-	// wait for that.
-	cmd.WaitDelay = 300 * time.Millisecond
-	stdin, err := cmd.StdinPipe()
+	defer engine.Close()
+	var both sync.WaitGroup
+	both.Go(func() {
+		io.Copy(engine, conn)
+		engine.CloseWrite()
+	})
+	io.Copy(conn, engine)
+	conn.CloseWrite()
+	both.Wait()
+	return nil
+}
+
+// docker has the lab run docker with these arguments. Only what is to read has its input:
+// the rest of a script's is not docker's.
+func docker(args []string) (code int, err error) {
+	conn, err := net.Dial("tcp", net.JoinHostPort(wire.Gateway, strconv.Itoa(wire.CLIPort)))
 	if err != nil {
-		return err
+		return 0, err
 	}
-	if err := cmd.Start(); err != nil {
-		return c.Write(wire.Exit, []byte{126})
+	defer conn.Close()
+	var stdin io.Reader
+	if slices.ContainsFunc(args, func(a string) bool { return a == "-" || a == "-i" || a == "-it" || a == "--interactive" }) {
+		stdin = os.Stdin
 	}
-	go func() {
-		for {
-			kind, data, err := c.Read()
-			switch {
-			case err != nil:
-				syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-				return
-			case kind == wire.Stdin && len(data) == 0:
-				stdin.Close()
-			case kind == wire.Stdin:
-				if _, err := stdin.Write(data); err != nil {
-					stdin.Close()
-				}
-			}
-		}
-	}()
-	cmd.Wait()
-	code := cmd.ProcessState.ExitCode()
-	if code < 0 {
-		code = 137 // killed
-	}
-	return c.Write(wire.Exit, []byte{byte(code)})
+	return wire.Call(conn, strings.Join(args, "\x00"), stdin, os.Stdout, os.Stderr)
 }
