@@ -78,7 +78,13 @@ func (e *Engine) shim(n *network, parent *link.Parent) (*link.Shim, error) {
 			return nil, err
 		}
 	}
-	return e.links.EnsureShim(parent, &n.rec.Network, lan.LocalMAC(fmt.Appendf(nil, "%x %s shim", e.db.Salt(), n.rec.Key)))
+	mac := lan.LocalMAC(fmt.Appendf(nil, "%x %s shim", e.db.Salt(), n.rec.Key))
+	s, err := e.links.EnsureShim(parent, &n.rec.Network, mac)
+	if errors.Is(err, lan.ErrConflict) && e.trash.wait() {
+		// What stood against it was a link of ours on its way out, such as a probe.
+		s, err = e.links.EnsureShim(parent, &n.rec.Network, mac)
+	}
+	return s, err
 }
 
 // syncPaths makes the paths on a shim those of the endpoints. The caller holds access.
