@@ -30,8 +30,12 @@ const (
 	// confirmFor is how long servers are asked to confirm a lease that has not ended,
 	// before it is used without.
 	confirmFor = 2500 * time.Millisecond
-	// declines is how many addresses in use by others a server may give in a row.
-	declines = 8
+	// declines is how many addresses in use by others a server may give in a row, as far as
+	// the time for an answer allows: one that has forgotten its leases gives those of all
+	// containers first.
+	declines = 64
+	// declinesTold is how many of them an error names.
+	declinesTold = 8
 )
 
 // lease is a DHCP lease, and the one whom it is for. It is guarded by Manager.mu, but for
@@ -426,10 +430,12 @@ func (m *Manager) discover(ctx context.Context, n *lan.Network, wire *wire, l *l
 		if a.Only {
 			return nil, lan.Refusef(lan.ErrConflict, "address %s%s is %s", granted.Addr.Addr(), l.space.on(), who)
 		}
-		used = append(used, fmt.Sprintf("%s, which is %s", granted.Addr.Addr(), who))
+		if len(used) < declinesTold {
+			used = append(used, fmt.Sprintf("%s, which is %s", granted.Addr.Addr(), who))
+		}
 		a.Addr = netip.Addr{}
 	}
-	return nil, lan.Refusef(lan.ErrConflict, "DHCP server gave %d addresses in a row that are in use: %s", declines, strings.Join(used, ", "))
+	return nil, lan.Refusef(lan.ErrConflict, "DHCP server gave %d addresses in a row that are in use, among them %s", declines, strings.Join(used, ", "))
 }
 
 // Pace of the look for others that use an address which a server has given: servers look
