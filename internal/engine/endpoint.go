@@ -390,16 +390,20 @@ func (e *Engine) addLink(n *network, rec lan.Endpoint, leases []lan.Lease, paren
 		}
 		child.MAC = mac
 	}
-	err := e.links.AddChild(child)
-	if errors.Is(err, lan.ErrConflict) && e.trash.wait() {
-		// What stood against it was a link of ours on its way out: the last
-		// passthru child, or a probe.
-		err = e.links.AddChild(child)
-	}
-	if err != nil {
+	if err := e.pastTrash(func() error { return e.links.AddChild(child) }); err != nil {
 		return fmt.Errorf("parent %s: %w", parent.Name, err)
 	}
 	return nil
+}
+
+// pastTrash makes a link on a parent, and again if what stood against it may have been a link
+// of ours on its way out: the last passthru child, or a probe.
+func (e *Engine) pastTrash(add func() error) error {
+	err := add()
+	if errors.Is(err, lan.ErrConflict) && e.trash.wait() {
+		err = add()
+	}
+	return err
 }
 
 // attachment is how a container uses its link. The routes per mode: on a segment

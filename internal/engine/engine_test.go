@@ -159,15 +159,7 @@ func (b *bench) add(network, id, addr string) string {
 func (b *bench) run(network, id, addr string) *kerneltest.Host {
 	b.t.Helper()
 	b.add(network, id, addr)
-	c := kerneltest.New(b.t)
-	a, err := b.Join(ctx, network, id, c.Path())
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	b.host.IP("link set %s netns %s", a.SrcName, c.Path())
-	c.IP("link set %s name eth0", a.SrcName)
-	c.IP("link set eth0 up")
-	return c
+	return b.enter(network, id)
 }
 
 // stop ends the container as Docker does.

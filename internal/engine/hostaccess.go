@@ -79,11 +79,11 @@ func (e *Engine) shim(n *network, parent *link.Parent) (*link.Shim, error) {
 		}
 	}
 	mac := lan.LocalMAC(fmt.Appendf(nil, "%x %s shim", e.db.Salt(), n.rec.Key))
-	s, err := e.links.EnsureShim(parent, &n.rec.Network, mac)
-	if errors.Is(err, lan.ErrConflict) && e.trash.wait() {
-		// What stood against it was a link of ours on its way out, such as a probe.
+	var s *link.Shim
+	err := e.pastTrash(func() (err error) {
 		s, err = e.links.EnsureShim(parent, &n.rec.Network, mac)
-	}
+		return err
+	})
 	return s, err
 }
 

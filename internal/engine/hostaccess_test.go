@@ -37,7 +37,8 @@ func (b *bench) onLAN(network, id string, n int) *kerneltest.Host {
 	return b.enter(network, id, v4, v6)
 }
 
-// enter joins an endpoint as Docker does, in a namespace of its own.
+// enter joins an endpoint as Docker does, in a namespace of its own, where the link gets
+// these addresses.
 func (b *bench) enter(network, id string, addrs ...netip.Prefix) *kerneltest.Host {
 	b.t.Helper()
 	c := kerneltest.New(b.t)
@@ -212,7 +213,7 @@ func TestHostAccessLeavesOthersRoutes(t *testing.T) {
 	if err := b.CreateNetwork(ctx, accessRequest("net1", "parent=eth1")); err != nil {
 		t.Fatal(err)
 	}
-	c := b.onLAN("net1", "ep1", 5)
+	b.onLAN("net1", "ep1", 5)
 	problem := b.Networks()[0].Problem
 	for _, w := range []string{"host access", "another route to 192.168.0.5", "eth1"} {
 		if !strings.Contains(problem, w) {
@@ -227,7 +228,6 @@ func TestHostAccessLeavesOthersRoutes(t *testing.T) {
 	if problem := b.Networks()[0].Problem; problem != "" || !pings(b.host, "192.168.0.5") {
 		t.Errorf("after it has gone: %q", problem)
 	}
-	_ = c
 }
 
 // On a VLAN where the host has no address, the one that it would take is told.

@@ -1,6 +1,7 @@
 package kerneltest
 
 import (
+	"context"
 	"errors"
 	"os"
 	"runtime"
@@ -33,6 +34,21 @@ func NoLeaks(t testing.TB) {
 					runtime.NumGoroutine(), routines, stacks[:runtime.Stack(stacks, true)])
 				return
 			}
+		}
+	})
+}
+
+// Run runs something in the background until the end of the test, and fails the test if it
+// returns an error then.
+func Run(t testing.TB, run func(context.Context) error) {
+	t.Helper()
+	ctx, stop := context.WithCancel(context.Background())
+	ran := make(chan error, 1)
+	go func() { ran <- run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-ran; err != nil {
+			t.Errorf("Run: %v", err)
 		}
 	})
 }

@@ -111,10 +111,7 @@ func Options() []Option {
 			Doc: "Lets the host and the containers reach each other, which macvlan and ipvlan do not: by a link of the host's (a shim) that has " +
 				"no address and a host route for each container. For macvlan bridge and ipvlan l2; docs/host-access.md.",
 			network: func(n *Network, v string) error {
-				var word string
-				err := setWord("host_access", v, &word, "true", "false")
-				n.HostAccess = word == "true"
-				return err
+				return setSwitch("host_access", v, &n.HostAccess, "true", "false")
 			},
 		},
 		{
@@ -165,12 +162,10 @@ func Options() []Option {
 			Doc: "Address conflict detection (RFC 5227, RFC 4862): an address that some device on the wire uses is not given to a " +
 				"container. Only for addresses that lanyard chooses; there is none on ipvlan l3 and on isolated networks.",
 			network: func(n *Network, v string) error {
-				var word string
-				if err := setWord("acd", v, &word, "on", "off"); err != nil {
-					return err
-				}
-				n.NoACD = word == "off"
-				return nil
+				var on bool
+				err := setSwitch("acd", v, &on, "on", "off")
+				n.NoACD = err == nil && !on
+				return err
 			},
 		},
 		{
@@ -306,10 +301,7 @@ func Options() []Option {
 			Name: "dhcp_rapid_commit", Scope: OnNetwork, Kinds: "both", Values: "on, off", Default: "off",
 			Doc: "With DHCP: asks for a lease in one round trip (RFC 4039). Each server that hears it sets an address aside, so it is for wires with one.",
 			network: func(n *Network, v string) error {
-				var word string
-				err := setWord("dhcp_rapid_commit", v, &word, "on", "off")
-				n.DHCP.RapidCommit = word == "on"
-				return err
+				return setSwitch("dhcp_rapid_commit", v, &n.DHCP.RapidCommit, "on", "off")
 			},
 		},
 		{
@@ -394,6 +386,14 @@ func Options() []Option {
 			Doc: "Read by the engine (27 and newer): sysctls of the link.",
 		},
 	}
+}
+
+// setSwitch reads an option of two words.
+func setSwitch(option, v string, to *bool, yes, no string) error {
+	var word string
+	err := setWord(option, v, &word, yes, no)
+	*to = word == yes
+	return err
 }
 
 // setGateway reads auto, none, or the gateways of the subnets that are options.
