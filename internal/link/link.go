@@ -321,7 +321,7 @@ func NameInside(path string, mac string, addr net.IP) (string, error) {
 			return a.Name, nil
 		}
 		if mac == "" && addr != nil {
-			addrs, err := inside.h.AddrList(link, unix.AF_UNSPEC)
+			addrs, err := inside.addrs(link)
 			if err != nil {
 				return "", fmt.Errorf("addresses of %s: %w", a.Name, err)
 			}

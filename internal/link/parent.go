@@ -553,7 +553,7 @@ func (l *Links) Release(index int, inUse func(index int) bool) (left []string, e
 // child: if the kernel takes one, there is none. It goes with its parent.
 func (l *Links) foreignUse(link netlink.Link) (bool, error) {
 	a := link.Attrs()
-	addrs, err := l.h.AddrList(link, unix.AF_UNSPEC)
+	addrs, err := l.addrs(link)
 	if err != nil {
 		return false, fmt.Errorf("addresses of %s: %w", a.Name, err)
 	}

@@ -20,7 +20,7 @@ import (
 func (l *Links) AddrOwners() (map[netip.Addr]string, error) {
 	names := map[int]string{}
 	owners := map[netip.Addr]string{}
-	addrs, err := retried(func() ([]netlink.Addr, error) { return l.h.AddrList(nil, unix.AF_UNSPEC) })
+	addrs, err := l.addrs(nil)
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}
@@ -38,6 +38,11 @@ func (l *Links) AddrOwners() (map[netip.Addr]string, error) {
 		owners[addr] = names[a.LinkIndex]
 	}
 	return owners, nil
+}
+
+// addrs are the addresses of a link, or of all (nil).
+func (l *Links) addrs(link netlink.Link) ([]netlink.Addr, error) {
+	return retried(func() ([]netlink.Addr, error) { return l.h.AddrList(link, unix.AF_UNSPEC) })
 }
 
 // retried is a dump, tried again when other changes interrupt it.
@@ -147,7 +152,7 @@ func (c *Container) Find(e *lan.Endpoint) (*Inside, error) {
 	if err != nil {
 		return nil, err
 	}
-	addrs, err := retried(func() ([]netlink.Addr, error) { return c.links.h.AddrList(nil, unix.AF_UNSPEC) })
+	addrs, err := c.links.addrs(nil)
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}

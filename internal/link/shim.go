@@ -229,7 +229,7 @@ func (l *Links) HostAddrs(p *Parent) ([]netip.Prefix, error) {
 	if err != nil {
 		return nil, fmt.Errorf("parent %s: %w", p.Name, err)
 	}
-	addrs, err := retried(func() ([]netlink.Addr, error) { return l.h.AddrList(link, unix.AF_UNSPEC) })
+	addrs, err := l.addrs(link)
 	if err != nil {
 		return nil, fmt.Errorf("addresses of %s: %w", p.Name, err)
 	}
