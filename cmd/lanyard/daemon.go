@@ -135,10 +135,12 @@ func runDaemon(ctx context.Context, c daemonConfig) (err error) {
 	if err != nil {
 		return err
 	}
-	late.answer = addresses.Answered
-	e, err := engine.New(engine.Config{DB: db, Links: links, Addresses: addresses, State: state, Log: c.log})
+	e, err := engine.New(engine.Config{DB: db, Links: links, Addresses: addresses, State: state, Log: c.log, NoParent: late.tell})
 	if err != nil {
 		return err
+	}
+	late.answer = func(ctx context.Context, networkID string) bool {
+		return e.Stands(networkID) && addresses.Answered(ctx, networkID)
 	}
 	// Before the sockets are there: who sees them may send a signal.
 	came := make(chan os.Signal, 1)

@@ -29,9 +29,10 @@ func newEvents(g *globals) *cobra.Command {
 	var since time.Duration
 	cmd := &cobra.Command{
 		Use:   "events",
-		Short: "Say what happened to containers' DHCP leases",
-		Long: "Say what happened to containers' DHCP leases, the oldest first: a line for each, with the time,\n" +
-			"what it was, the address, the container and its network, and more in words. It is\n\n" +
+		Short: "Say what happened to containers' DHCP leases, and to parents",
+		Long: "Say what happened to containers' DHCP leases and to the parents of networks, the oldest first: a\n" +
+			"line for each, with the time, what it was, the address, the container and its network, and more\n" +
+			"in words. It is\n\n" +
 			"lease-acquired     a server granted an address\n" +
 			"lease-reused       no server confirmed a lease that had not ended, so it was used without\n" +
 			"lease-renewed      a server granted more time\n" +
@@ -40,7 +41,11 @@ func newEvents(g *globals) *cobra.Command {
 			"lease-declined     a server gave an address that somebody uses, and was told so\n" +
 			"lease-lost         a running container had to give its address up\n" +
 			"lease-released     given back to the server\n" +
-			"lease-expired      ended while no container had it\n\n" +
+			"lease-expired      ended while no container had it\n" +
+			"parent-lost        a network's parent is not there, and its containers have no link\n" +
+			"parent-back        the running containers have their links again\n" +
+			"parent-down        a network's parent was set down, or has no carrier\n" +
+			"parent-up          it carries again\n\n" +
 			"The daemon remembers the last 1024 since it started. With --follow those that come are shown\n" +
 			"too, until ^C; when the daemon stops, the command fails.",
 		Example: "  lanyard events --since 1h\n  lanyard events --follow --since 0s\n" +

@@ -15,11 +15,12 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/lanyard-net/lanyard/internal/dhcp"
+	"github.com/lanyard-net/lanyard/internal/engine"
 )
 
 const (
-	// lookFirst and lookMost are how often a DHCP server is looked for that containers
-	// wait for.
+	// lookFirst and lookMost are how often a DHCP server or a parent is looked for that
+	// containers wait for.
 	lookFirst = 2 * time.Second
 	lookMost  = 15 * time.Second
 	// startsAtOnce is how many containers are started at the same time.
@@ -29,8 +30,9 @@ const (
 )
 
 // latecomers starts containers whose restart policy wants them to run and that Docker
-// gave up since no DHCP server answered: a host that boots before the site's server.
-// Docker tries once when it starts, and not again.
+// gave up since no DHCP server answered, or since the parent was not there: a host that
+// boots before the site's server, or whose interface comes late. Docker tries once when it
+// starts, and not again.
 //
 // It is the one place where the daemon asks Docker anything, and it is no part of
 // serving Docker, which may be waiting for us.
@@ -40,6 +42,9 @@ type latecomers struct {
 	log    *slog.Logger
 	silent chan string // network IDs
 }
+
+// reasons are what Docker says of a container that was given up for what lanyard waits for.
+var reasons = []string{dhcp.NoLease, engine.NoParent}
 
 // tell notes that a container did not start on a network. It never blocks.
 func (l *latecomers) tell(networkID string) {
@@ -84,7 +89,7 @@ func (l *latecomers) Run(ctx context.Context) error {
 func (l *latecomers) look(ctx context.Context, networks map[string]bool) {
 	waiting, err := l.waiting(ctx)
 	if err != nil {
-		l.log.Debug("Docker does not say which containers wait for a DHCP server", "err", err)
+		l.log.Debug("Docker does not say which containers wait for a DHCP server or a parent", "err", err)
 		return
 	}
 	answers := map[string]bool{}
@@ -104,24 +109,24 @@ func (l *latecomers) look(ctx context.Context, networks map[string]bool) {
 		}
 		starts.Go(func() error {
 			if err := l.start(ctx, c.id); err != nil {
-				l.log.Warn("container not started, though a DHCP server answers now", "container", c.name, "err", err)
+				l.log.Warn("container not started, though what it waited for is there now", "container", c.name, "err", err)
 				return nil
 			}
-			l.log.Info("started: container whose restart policy wants it to run, which had found no DHCP server", "container", c.name)
+			l.log.Info("started: container whose restart policy wants it to run, which had found no DHCP server or no parent", "container", c.name)
 			return nil
 		})
 	}
 	_ = starts.Wait() // what fails is logged
 }
 
-// waiter is a container that waits for a DHCP server.
+// waiter is a container that waits for a DHCP server or a parent.
 type waiter struct {
 	id, name string
 	networks []string // all that it is to be on
 }
 
 // waiting are the containers that ran before, are to be restarted, and could not be for
-// want of a DHCP server.
+// want of a DHCP server or a parent.
 func (l *latecomers) waiting(ctx context.Context) ([]waiter, error) {
 	var list []struct{ ID string }
 	if err := l.api.get(ctx, "/containers/json?all=1&filters="+url.QueryEscape(`{"status":["exited"]}`), &list); err != nil {
@@ -143,7 +148,7 @@ func (l *latecomers) waiting(ctx context.Context) ([]waiter, error) {
 		if err := l.api.get(ctx, "/containers/"+c.ID+"/json", &is); err != nil {
 			continue // it has just gone
 		}
-		if p := is.HostConfig.RestartPolicy.Name; p == "" || p == "no" || is.State.StartedAt.IsZero() || !strings.Contains(is.State.Error, dhcp.NoLease) {
+		if p := is.HostConfig.RestartPolicy.Name; p == "" || p == "no" || is.State.StartedAt.IsZero() || !slices.ContainsFunc(reasons, func(r string) bool { return strings.Contains(is.State.Error, r) }) {
 			continue
 		}
 		w := waiter{id: is.ID, name: strings.TrimPrefix(is.Name, "/")}

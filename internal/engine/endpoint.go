@@ -291,9 +291,25 @@ func (e *Engine) Join(_ context.Context, networkID, endpointID, sandbox string) 
 	err = e.ensureParent(n)
 	e.making.Unlock()
 	if err != nil {
+		if errors.Is(err, lan.ErrUnavailable) {
+			e.noParent(networkID)
+			err = fmt.Errorf(NoParent+": %w", err)
+		}
 		return nil, err
 	}
 	return e.join(networkID, endpointID, sandbox)
+}
+
+// NoParent is how an error of Join begins when the network's parent is not there, for those to
+// whom Docker tells no more.
+const NoParent = "the network has no parent now"
+
+// Stands reports whether a network's parent is there.
+func (e *Engine) Stands(networkID string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	n := e.networks[networkID]
+	return n != nil && n.parent != nil
 }
 
 // join is Join for a parent that is there; link.ErrParentGone if it is not.
@@ -319,7 +335,7 @@ func (e *Engine) join(networkID, endpointID, sandbox string) (*Attachment, error
 	}
 
 	after := before
-	after.Sandbox = sandbox
+	after.Sandbox, after.ParentIndex, after.Link = sandbox, parent.Index, e.likelyName(before, sandbox)
 	// A link of no record is found by its mark after a crash, so the disk and the
 	// kernel may work at the same time.
 	written := e.db.Begin(store.PutEndpoint(&after))
@@ -338,7 +354,9 @@ func (e *Engine) join(networkID, endpointID, sandbox string) (*Attachment, error
 	}
 	e.mu.Lock()
 	ep.rec, ep.left, ep.warned, ep.told = after, false, false, ""
+	ep.shape, ep.ownMTU = nil, 0
 	e.mu.Unlock()
+	e.unseen.add(sandbox)
 	e.ipam.Joined(ep.net.rec.Key, &after)
 	e.openHost(ep, after, false)
 	e.greet(ep, after)
@@ -372,28 +390,49 @@ func (e *Engine) letGo(ep *endpoint) {
 
 // addLink makes an endpoint's link on its network's parent.
 func (e *Engine) addLink(n *network, rec lan.Endpoint, leases []lan.Lease, parent *link.Parent) error {
-	child := link.Child{
-		Name: rec.LinkName(), ParentIndex: parent.Index, Kind: n.rec.Kind, Mode: n.rec.Mode, Flag: n.rec.Flag, MTU: n.rec.MTU,
+	child, err := childOf(n, rec, parent)
+	if err != nil {
+		return err
 	}
 	if len(rec.Leases) > 0 {
 		child.Alias = rec.LinkName() // its address may change
 	}
-	for _, l := range leases {
-		if n.rec.MTU == 0 && l.MTU > 0 && l.MTU < parent.MTU {
-			child.MTU = l.MTU
-		}
-	}
-	if rec.MAC != "" {
-		mac, err := net.ParseMAC(rec.MAC)
-		if err != nil {
-			return fmt.Errorf("endpoint record: %w", err)
-		}
-		child.MAC = mac
+	child.MTU = n.rec.MTU
+	if mtu := mtuOn(n, leases, parent); n.rec.MTU == 0 && mtu < parent.MTU {
+		child.MTU = mtu
 	}
 	if err := e.pastTrash(func() error { return e.links.AddChild(child) }); err != nil {
 		return fmt.Errorf("parent %s: %w", parent.Name, err)
 	}
 	return nil
+}
+
+// childOf is an endpoint's link on a parent, but for its MTU.
+func childOf(n *network, rec lan.Endpoint, parent *link.Parent) (link.Child, error) {
+	c := link.Child{Name: rec.LinkName(), ParentIndex: parent.Index, Kind: n.rec.Kind, Mode: n.rec.Mode, Flag: n.rec.Flag}
+	if rec.MAC != "" {
+		mac, err := net.ParseMAC(rec.MAC)
+		if err != nil {
+			return c, fmt.Errorf("endpoint record: %w", err)
+		}
+		c.MAC = mac
+	}
+	return c, nil
+}
+
+// mtuOn is the MTU of a container's link on a parent, in bytes: what the network says, or
+// else the lease, as far as the parent can.
+func mtuOn(n *network, leases []lan.Lease, parent *link.Parent) int {
+	mtu := parent.MTU
+	if n.rec.MTU > 0 {
+		return min(n.rec.MTU, mtu)
+	}
+	for _, l := range leases {
+		if l.MTU > 0 {
+			mtu = min(mtu, l.MTU)
+		}
+	}
+	return mtu
 }
 
 // pastTrash makes a link on a parent, and again if what stood against it may have been a link
@@ -469,8 +508,10 @@ func (e *Engine) Leave(_ context.Context, networkID, endpointID string) error {
 	}
 	defer e.letGo(ep)
 	e.mu.Lock()
-	defer e.mu.Unlock()
 	ep.left = true
+	sandbox := ep.rec.Sandbox
+	e.mu.Unlock()
+	e.unseen.add(sandbox) // its other links may have a default route now
 	return nil
 }
 

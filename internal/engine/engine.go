@@ -30,6 +30,9 @@ type Config struct {
 	Addresses *ipam.Manager
 	State     store.State // of DB
 	Log       *slog.Logger
+	// NoParent is told of networks on which a container did not start since the parent was
+	// not there. It does not block.
+	NoParent func(networkID string)
 }
 
 // Engine holds the networks and endpoints of this host. Its verbs may be called
@@ -42,10 +45,13 @@ type Engine struct {
 	log   *slog.Logger
 	trash bin
 
-	greeter *greeter
+	greeter  *greeter
+	noParent func(networkID string)
+	bell     chan struct{} // asks Run to look at the parents; has room for one
+	unseen   *unseen
 
 	// making is held by whatever makes or removes a network or a parent.
-	// Locks are taken in the order making, network.use, endpoint.verb, access, mu.
+	// Locks are taken in the order network.use, making, endpoint.verb, access, mu.
 	making sync.Mutex
 
 	access sync.Mutex // held by whatever changes shims, and routes and neighbours by them
@@ -66,6 +72,10 @@ type network struct {
 	parent  *link.Parent // guarded by Engine.mu; nil while there is none
 	problem string       // guarded by Engine.mu; why there is none
 
+	lost      time.Time // guarded by Engine.mu; when the parent went
+	theirs    bool      // guarded by Engine.mu; it was somebody else's sub-interface
+	announced time.Time // guarded by Engine.mu; when its containers were announced last
+
 	noAccess string // guarded by Engine.mu; what keeps the host from its containers
 }
 
@@ -79,6 +89,9 @@ type endpoint struct {
 	left   bool         // guarded by Engine.mu; Leave was called after Join
 	warned bool         // guarded by Engine.mu; the wish for a name was dealt with
 	told   string       // guarded by Engine.mu; what its container knows of the host
+
+	shape  *link.Shape // guarded by Engine.mu; what the link in the container is like; nil: not known
+	ownMTU int         // guarded by Engine.mu; its MTU in bytes, if it was set in the container
 }
 
 // Addresses are the manager that the engine works with.
@@ -88,7 +101,8 @@ func (e *Engine) Addresses() *ipam.Manager { return e.ipam }
 func New(c Config) (*Engine, error) {
 	s := c.State
 	e := &Engine{
-		db: c.DB, links: c.Links, ipam: c.Addresses, log: c.Log, greeter: newGreeter(),
+		db: c.DB, links: c.Links, ipam: c.Addresses, log: c.Log, greeter: newGreeter(), noParent: c.NoParent,
+		bell: make(chan struct{}, 1), unseen: newUnseen(),
 		networks: map[string]*network{}, endpoints: map[string]*endpoint{},
 	}
 	e.trash.remove = func(names []string) {
@@ -124,7 +138,11 @@ const houseKeeping = time.Minute
 // Run restores what the kernel lost while we were away, then keeps house until
 // ctx ends. What cannot be restored is logged and tried again when it is needed.
 func (e *Engine) Run(ctx context.Context) error {
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	watching.Go(func() { e.watchParents(ctx) }) // before we look
 	e.restore()
+	watching.Go(func() { e.survey(ctx) })
 	defer e.trash.wait()
 	defer e.greeter.end()
 	tick := time.NewTicker(houseKeeping)
@@ -134,7 +152,10 @@ func (e *Engine) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
+			e.heal()
 			e.sweep()
+		case <-e.bell:
+			e.heal()
 		}
 	}
 }
@@ -209,10 +230,10 @@ func (e *Engine) Networks() []NetworkState {
 		count[ep.net]++
 	}
 	states := make([]NetworkState, 0, len(e.networks))
-	parents := map[string]*link.Parent{}
+	parents, keys := map[string]*link.Parent{}, map[string]string{}
 	for id, n := range e.networks {
 		states = append(states, NetworkState{Network: n.rec.Network, Endpoints: count[n], Problem: cmp.Or(n.problem, n.noAccess)})
-		parents[id] = n.parent
+		parents[id], keys[id] = n.parent, n.rec.Key
 	}
 	e.mu.Unlock()
 	for i := range states {
@@ -228,14 +249,30 @@ func (e *Engine) Networks() []NetworkState {
 		switch {
 		case err == nil:
 			s.ParentLink, s.ParentMAC, s.Tags, s.Made = p.Name, p.MAC.String(), p.Tags, p.Mine
+			s.Problem = cmp.Or(s.Problem, parentProblem(p, keys[s.ID]))
 		case errors.Is(err, link.ErrParentGone):
-			s.Problem = fmt.Sprintf("parent %s is gone; it is looked for again when the next container starts", parent.Name)
+			s.Problem = fmt.Sprintf("parent %s is gone; its containers get their links back when it is back", parent.Name)
 		default:
 			s.Problem = err.Error()
 		}
 	}
 	slices.SortFunc(states, func(a, b NetworkState) int { return a.Created.Compare(b.Created) })
 	return states
+}
+
+// parentProblem is what is wrong with a parent that is there, and was the wire called key when
+// its network was created.
+func parentProblem(p *link.Parent, key string) string {
+	switch {
+	case !p.Up:
+		return fmt.Sprintf("parent %s is down; try: ip link set %s up", p.Name, p.Name)
+	case !p.Carrier:
+		return fmt.Sprintf("parent %s has no carrier; try: ip link show %s, and look at the cable and the switch", p.Name, p.Name)
+	case p.Key != key:
+		return fmt.Sprintf("parent %s was %s when the network was created: its containers go on, and after a restart of lanyard or of the host it is not found; try: ip link set, to give it its name back",
+			link.WireText(p.Key), link.WireText(key))
+	}
+	return ""
 }
 
 // Endpoints lists all endpoints, oldest first.

@@ -49,11 +49,11 @@ func (b *bench) enter(network, id string, addrs ...netip.Prefix) *kerneltest.Hos
 	b.host.IP("link set %s netns %s", a.SrcName, c.Path())
 	c.IP("link set %s name eth0", a.SrcName)
 	for _, p := range addrs {
-		nodad := ""
+		how := "brd +" // as Docker does
 		if p.Addr().Is6() {
-			nodad = " nodad"
+			how = "nodad"
 		}
-		c.IP("addr add %s dev eth0%s", p, nodad)
+		c.IP("addr add %s dev eth0 %s", p, how)
 	}
 	c.IP("link set eth0 up")
 	return c

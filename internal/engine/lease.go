@@ -144,10 +144,7 @@ func (e *Engine) mtu(n *network, l *lan.Lease) int {
 	if l == nil || n.rec.MTU != 0 || n.parent == nil {
 		return 0
 	}
-	if l.MTU > 0 && l.MTU < n.parent.MTU {
-		return l.MTU
-	}
-	return n.parent.MTU
+	return mtuOn(n, []lan.Lease{*l}, n.parent)
 }
 
 // announceLater announces a running container's new address.

@@ -204,38 +204,45 @@ func kindHint(o *store.Network) string {
 	return fmt.Sprintf("-o ipvlan_mode=%s -o ipvlan_flag=%s", o.Mode, o.Flag)
 }
 
-// ensureParent finds or makes the parent of a network that stands. The caller
-// holds making.
-func (e *Engine) ensureParent(n *network) (err error) {
-	e.mu.Lock()
-	parent := n.parent
-	e.mu.Unlock()
-	if parent != nil {
-		if _, err := e.links.ParentAt(parent.Index); !errors.Is(err, link.ErrParentGone) {
-			return err
-		}
-		parent = nil
+// ensureParent finds or makes the parent of a network that stands, and gives its running
+// containers the links that they lost with an earlier one. The caller holds making.
+func (e *Engine) ensureParent(n *network) error {
+	if e.lookAtParent(n) {
+		return nil
 	}
-	defer func() {
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		n.parent, n.problem = parent, ""
-		if err != nil {
-			n.problem = err.Error()
-		}
-	}()
-	plan, err := e.look(n)
+	parent, err := e.findParent(n)
+	e.mu.Lock()
+	n.parent, n.problem = parent, ""
 	if err != nil {
+		n.problem = err.Error()
+	}
+	first := n.lost.IsZero()
+	e.mu.Unlock()
+	if err != nil {
+		if first {
+			e.lose(n, nil)
+		}
 		return err
 	}
+	e.relink(n)
+	e.ipam.Wire(&n.rec.Network, n.rec.Key, parent)
+	if n.rec.HostAccess && !first {
+		e.syncHost()
+	}
+	return nil
+}
+
+// findParent looks for the parent of a network, and makes what is missing of it.
+func (e *Engine) findParent(n *network) (*link.Parent, error) {
+	plan, err := e.look(n)
+	if err != nil {
+		return nil, err
+	}
 	if plan.Key != n.rec.Key {
-		return lan.Refusef(lan.ErrConflict, "parent %s was %s when the network was created and is %s now; try: docker network rm, and create it again",
+		return nil, lan.Refusef(lan.ErrConflict, "parent %s was %s when the network was created and is %s now; try: docker network rm, and create it again",
 			n.rec.Parent, link.WireText(n.rec.Key), link.WireText(plan.Key))
 	}
-	if parent, err = e.carryOut(n, plan); err == nil {
-		e.ipam.Wire(&n.rec.Network, n.rec.Key, parent)
-	}
-	return err
+	return e.carryOut(n, plan)
 }
 
 // ForgetNetwork is DeleteNetwork for a network that Docker has no more, because it
@@ -271,14 +278,17 @@ func (e *Engine) endpointsOf(n *network) map[string]*endpoint {
 // DeleteNetwork removes the network, its endpoints, and the links that only it
 // used. An error says what stayed behind; the network is gone all the same.
 func (e *Engine) DeleteNetwork(_ context.Context, id string) error {
-	e.making.Lock()
-	defer e.making.Unlock()
 	n, err := e.network(id)
 	if err != nil {
 		return err
 	}
 	n.use.Lock()
 	defer n.use.Unlock()
+	e.making.Lock()
+	defer e.making.Unlock()
+	if again, err := e.network(id); err != nil || again != n {
+		return err // deleted while we waited
+	}
 
 	gone := e.endpointsOf(n)
 	ops := []store.Op{store.DeleteNetwork(id)}

@@ -19,14 +19,20 @@ const (
 	EventLost       = "lease-lost"       // a running container had to give its address up
 	EventReleased   = "lease-released"   // given back to the server
 	EventExpired    = "lease-expired"    // ended while nobody had it
+
+	EventParentLost = "parent-lost" // a network's parent is not there, and its containers have no link
+	EventParentBack = "parent-back" // its containers have their links again
+	EventParentDown = "parent-down" // a network's parent was set down, or has no carrier
+	EventParentUp   = "parent-up"   // it carries again
 )
 
 // eventKinds are all of them.
 var eventKinds = []string{
 	EventAcquired, EventReused, EventRenewed, EventChanged, EventUnanswered, EventDeclined, EventLost, EventReleased, EventExpired,
+	EventParentLost, EventParentBack, EventParentDown, EventParentUp,
 }
 
-// Event is something that happened to an address.
+// Event is something that happened to an address, or to the parent of a network.
 type Event struct {
 	// Seq counts from 1 when the daemon starts.
 	Seq  uint64    `json:"seq"`
@@ -66,6 +72,13 @@ func (m *Manager) event(l *lease, what, text string) Event {
 		What: what, Wire: link.WireText(l.space.key), Network: l.rec.Network, Endpoint: l.endpoint, Container: l.rec.Name, Lease: l.rec.ID,
 		Address: l.rec.Lease.Addr.Addr(), Server: l.rec.Lease.Server, Text: text,
 	}
+}
+
+// Tell notes an event; its Seq and Time are filled in.
+func (m *Manager) Tell(e Event) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.journal.add(e)
 }
 
 func (j *journal) add(e Event) {

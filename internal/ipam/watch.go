@@ -1,6 +1,7 @@
 package ipam
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -128,9 +129,13 @@ func (m *Manager) Wire(n *lan.Network, key string, parent *link.Parent) {
 		want = want.and(needsOf(other))
 	}
 	// Where only a part could be opened, that is not ended each time that somebody asks.
-	if w := sp.wire; w != nil && w.parent == parent.Index && (w.has(want) || w.open() && w.tried == w.tried.and(want) && time.Since(w.since) < wireRetry) {
+	if w := sp.wire; w != nil && w.parent == parent.Index && bytes.Equal(w.parentMAC, parent.MAC) && (w.has(want) || w.open() && w.tried == w.tried.and(want) && time.Since(w.since) < wireRetry) {
 		m.mu.Unlock()
 		return
+	}
+	var was string // the MAC address of those that have the parent's
+	if sp.wire != nil {
+		was = sp.wire.parentMAC.String()
 	}
 	m.mu.Unlock()
 	m.Unwire(key)
@@ -144,7 +149,7 @@ func (m *Manager) Wire(n *lan.Network, key string, parent *link.Parent) {
 	defer m.mu.Unlock()
 	sp.wire = w
 	for addr, u := range sp.users {
-		if u.mac == "" {
+		if u.mac == "" || u.mac == was {
 			sp.unuse(addr) // of ipvlan, known since before the parent was
 			u.mac = parent.MAC.String()
 			sp.use(addr, u)
@@ -481,7 +486,7 @@ func (m *Manager) lost(sp *space, w *wire, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if sp.wire == nil {
-		sp.wire = &wire{parent: w.parent, problem: err.Error()}
+		sp.wire = &wire{parent: w.parent, parentMAC: w.parentMAC, problem: err.Error()}
 	}
 }
 

@@ -233,7 +233,11 @@ type Endpoint struct {
 	Told6 netip.Prefix `json:"told6,omitzero"`
 	// Sandbox is the path of the container's network namespace; "" until
 	// Join. It need not exist yet when Join is answered (engines before 28).
-	Sandbox string    `json:"sandbox,omitempty"`
+	Sandbox string `json:"sandbox,omitempty"`
+	// ParentIndex is the index of the parent that the link was made on; 0: not known.
+	ParentIndex int `json:"parent_index,omitempty"`
+	// Link is the link's name in the container; "" while it is not known.
+	Link    string    `json:"link,omitempty"`
 	Created time.Time `json:"created"`
 }
 

@@ -84,6 +84,9 @@ type Child struct {
 	MTU         int              // bytes; 0 takes the parent's
 	// Alias is set on the link in a second step; "" sets none.
 	Alias string
+	// NS is the namespace that the link is made in; nil: the one of the Links, in which its
+	// parent is.
+	NS *netns.NS
 }
 
 // ErrParentGone comes when the parent's index names no link any more.
@@ -146,6 +149,9 @@ func (l *Links) addChild(c Child) error {
 	attrs.Group = Group
 	attrs.HardwareAddr = c.MAC
 	attrs.MTU = c.MTU
+	if c.NS != nil {
+		attrs.Namespace = netlink.NsFd(c.NS.Fd())
+	}
 	if c.Kind == lan.Ipvlan {
 		mode, ok := ipvlanModes[c.Mode]
 		flag, ok2 := ipvlanFlags[c.Flag]

@@ -30,6 +30,11 @@ type Parent struct {
 	// index and 0 where it is none.
 	Below int
 	VLAN  uint16
+	// BelowMTU is the MTU of the link at Below, in bytes; its own where it is no VLAN.
+	BelowMTU int
+	// Up reports that somebody wants it up, and Carrier that it does not say that it
+	// carries nothing (RFC 2863's operational status, IFLA_OPERSTATE).
+	Up, Carrier bool
 }
 
 // WireText is a Parent.Key as a user reads it: "eth1, VLAN 802.1Q:100".
@@ -498,13 +503,29 @@ func (l *Links) ParentAt(index int) (*Parent, error) {
 	return l.parent(link)
 }
 
+// SetMTU sets the MTU of a parent of ours, in bytes.
+func (l *Links) SetMTU(p *Parent, mtu int) error {
+	link, err := l.h.LinkByIndex(p.Index)
+	if err == nil {
+		err = l.h.LinkSetMTU(link, mtu)
+	}
+	if err != nil {
+		return fmt.Errorf("MTU of %s: %w", p.Name, err)
+	}
+	return nil
+}
+
 func (l *Links) parent(link netlink.Link) (*Parent, error) {
 	a := link.Attrs()
-	p := &Parent{Name: a.Name, Index: a.Index, MAC: a.HardwareAddr, MTU: a.MTU, Mine: mine(link), Below: a.Index}
+	p := &Parent{Name: a.Name, Index: a.Index, MAC: a.HardwareAddr, MTU: a.MTU, Mine: mine(link), Below: a.Index, BelowMTU: a.MTU,
+		Up: a.Flags&net.FlagUp != 0, Carrier: a.OperState != netlink.OperDown && a.OperState != netlink.OperLowerLayerDown}
 	if v, ok := link.(*netlink.Vlan); ok {
 		p.Below, p.VLAN = 0, uint16(v.VlanId)
 		if lowerIsHere(link) {
 			p.Below = v.ParentIndex
+			if lower, err := l.h.LinkByIndex(p.Below); err == nil {
+				p.BelowMTU = lower.Attrs().MTU
+			}
 		}
 	}
 	p.Key, p.Tags = l.identity(link)

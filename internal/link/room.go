@@ -60,13 +60,9 @@ func retried[T any](dump func() (T, error)) (T, error) {
 // it and it goes when the room does. Give the network's kind, mode and flag: ipvlan's
 // belong to the parent. mac is for macvlan only.
 func (l *Links) AddProbe(room *netns.NS, parent int, n *lan.Network, mac net.HardwareAddr) (index int, err error) {
-	c := Child{Name: fmt.Sprintf("lyp-%x", parent), ParentIndex: parent, Kind: n.Kind, Mode: n.Mode, Flag: n.Flag}
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.ParentIndex, attrs.Group, attrs.Namespace = c.Name, parent, Group, netlink.NsFd(room.Fd())
-	var add netlink.Link = &netlink.IPVlan{LinkAttrs: attrs, Mode: ipvlanModes[n.Mode], Flag: ipvlanFlags[n.Flag]}
+	c := Child{Name: fmt.Sprintf("lyp-%x", parent), ParentIndex: parent, Kind: n.Kind, Mode: n.Mode, Flag: n.Flag, NS: room}
 	if n.Kind == lan.Macvlan {
-		c.Mode, attrs.HardwareAddr = lan.ModeBridge, mac
-		add = &netlink.Macvlan{LinkAttrs: attrs, Mode: netlink.MACVLAN_MODE_BRIDGE}
+		c.Mode, c.MAC = lan.ModeBridge, mac
 	}
 	inside, err := NewAt(room)
 	if err != nil {
@@ -78,7 +74,7 @@ func (l *Links) AddProbe(room *netns.NS, parent int, n *lan.Network, mac net.Har
 			return 0, fmt.Errorf("probe link: %w", err)
 		}
 	}
-	if err := l.h.LinkAdd(add); err != nil {
+	if err := l.addChild(c); err != nil {
 		return 0, explainAdd(err, c)
 	}
 	link, err := inside.h.LinkByName(c.Name)
@@ -116,6 +112,7 @@ type Inside struct {
 	Name  string
 	Index int
 	MAC   net.HardwareAddr
+	MTU   int // bytes
 	// Addrs are its addresses with their lengths, link-local ones left out.
 	Addrs []netip.Prefix
 }
@@ -161,7 +158,7 @@ func (c *Container) Find(e *lan.Endpoint) (*Inside, error) {
 		if t := link.Type(); t != "macvlan" && t != "ipvlan" || a.Flags&net.FlagUp == 0 || e.MAC != "" && a.HardwareAddr.String() != e.MAC {
 			continue
 		}
-		in := &Inside{Name: a.Name, Index: a.Index, MAC: a.HardwareAddr}
+		in := &Inside{Name: a.Name, Index: a.Index, MAC: a.HardwareAddr, MTU: a.MTU}
 		for _, x := range addrs {
 			addr, ok := netip.AddrFromSlice(x.IP)
 			if !ok || x.LinkIndex != a.Index || addr.Unmap().IsLinkLocalUnicast() {

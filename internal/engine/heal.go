@@ -1,0 +1,539 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/lanyard-net/lanyard/internal/ipam"
+	"github.com/lanyard-net/lanyard/internal/lan"
+	"github.com/lanyard-net/lanyard/internal/link"
+	"github.com/lanyard-net/lanyard/internal/netns"
+	"github.com/lanyard-net/lanyard/internal/store"
+)
+
+const (
+	// ownersTurn is how long whoever made a sub-interface that has gone may take to make it
+	// again, before we do.
+	ownersTurn = 10 * time.Second
+	// announceRest is how often at most a parent that comes up has its containers announced.
+	announceRest = 5 * time.Second
+	// atOnce is how many containers get their links back at the same time. The kernel makes
+	// one link after the other, and the rest of it is system calls.
+	atOnce = 8
+)
+
+// watchParents rings for each change of a link that a network stands on, or of any link while
+// a network has no parent, until ctx ends.
+func (e *Engine) watchParents(ctx context.Context) {
+	for ctx.Err() == nil {
+		err := e.links.Watch(ctx, func(index int) {
+			if index == 0 || e.concerns(index) {
+				e.ring()
+			}
+		})
+		if err != nil {
+			e.log.Warn("changes of parents were missed, and are looked for", "err", err)
+			pause(ctx, time.Second)
+		}
+	}
+}
+
+// ring makes Run look at the parents soon. It never blocks.
+func (e *Engine) ring() {
+	select {
+	case e.bell <- struct{}{}:
+	default: // it rang already
+	}
+}
+
+// concerns reports whether a change of a link may be one of a network's parent.
+func (e *Engine) concerns(index int) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, n := range e.networks {
+		if n.parent == nil || n.parent.Index == index || n.parent.Below == index {
+			return true
+		}
+	}
+	return false
+}
+
+// heal looks at the parents of all networks: it notes those that have gone, makes those that
+// are back carry their containers again, and lets containers heed other changes.
+func (e *Engine) heal() {
+	e.making.Lock()
+	defer e.making.Unlock()
+	e.mu.Lock()
+	nets := make([]*network, 0, len(e.networks))
+	for _, n := range e.networks {
+		if !n.rec.Making {
+			nets = append(nets, n)
+		}
+	}
+	e.mu.Unlock()
+	for _, n := range nets {
+		if err := e.standAgain(n); err != nil {
+			e.log.Debug("network has no parent", "network", n.rec.ID, "err", err)
+		}
+	}
+}
+
+// standAgain is ensureParent for a network that nobody waits for. The caller holds making.
+func (e *Engine) standAgain(n *network) error {
+	if e.lookAtParent(n) {
+		e.relink(n)
+		return nil
+	}
+	e.mu.Lock()
+	since := time.Since(n.lost)
+	wait := n.theirs && since < ownersTurn
+	e.mu.Unlock()
+	if wait {
+		plan, err := e.look(n)
+		if err == nil && len(plan.Make) > 0 {
+			time.AfterFunc(ownersTurn-since, e.ring)
+			return nil
+		}
+	}
+	return e.ensureParent(n)
+}
+
+// lookAtParent reports whether a network's parent is there, and lets its containers heed what
+// has changed of it. The caller holds making.
+func (e *Engine) lookAtParent(n *network) (there bool) {
+	e.mu.Lock()
+	old := n.parent
+	e.mu.Unlock()
+	if old == nil {
+		return false
+	}
+	now, err := e.links.ParentAt(old.Index)
+	if errors.Is(err, link.ErrParentGone) {
+		e.lose(n, old)
+		return false
+	}
+	if err != nil {
+		e.log.Warn("parent cannot be looked at", "parent", old.Name, "err", err)
+		return true
+	}
+	if now.Mine && now.BelowMTU > old.BelowMTU && now.MTU == old.BelowMTU {
+		// The kernel lowers a VLAN with what it is on, and does not raise it again.
+		if err := e.links.SetMTU(now, now.BelowMTU); err != nil {
+			e.log.Warn("sub-interface keeps its low MTU", "err", err)
+		} else {
+			now.MTU = now.BelowMTU
+		}
+	}
+	e.mu.Lock()
+	n.parent = now
+	e.mu.Unlock()
+	e.changed(n, old, now)
+	return true
+}
+
+// changed lets the containers of a network heed what is new of its parent.
+func (e *Engine) changed(n *network, old, now *link.Parent) {
+	works := func(p *link.Parent) bool { return p.Up && p.Carrier }
+	say := false
+	switch {
+	case works(old) && !works(now):
+		what := "has no carrier"
+		if !now.Up {
+			what = "was set down"
+		}
+		e.tell(ipam.EventParentDown, n, now.Name+" "+what)
+	case !works(old) && works(now):
+		e.tell(ipam.EventParentUp, n, now.Name)
+		e.ipam.Wire(&n.rec.Network, n.rec.Key, now) // what reads on it may have ended
+		say = true
+	}
+	if old.Name != now.Name {
+		e.log.Warn("parent has another name: its containers go on, and a network is found by the old name when lanyard starts", "network", n.rec.ID, "was", old.Name, "is", now.Name)
+	}
+	if old.MAC.String() != now.MAC.String() {
+		e.log.Info("parent has another MAC address", "parent", now.Name, "was", old.MAC, "is", now.MAC)
+		say = say || n.rec.Kind == lan.Ipvlan // theirs, too
+		e.ipam.Wire(&n.rec.Network, n.rec.Key, now)
+	}
+	if now.MTU > old.MTU {
+		e.raise(n, old.MTU)
+	}
+	if n.rec.HostAccess && (say || old.MAC.String() != now.MAC.String()) {
+		e.syncHost()
+	}
+	e.mu.Lock()
+	say = say && time.Since(n.announced) > announceRest
+	if say {
+		n.announced = time.Now()
+	}
+	e.mu.Unlock()
+	if say {
+		for _, ep := range e.joined(n) {
+			e.announceAgain(ep)
+		}
+	}
+}
+
+// raise lets the containers whose MTU the kernel had lowered to their parent's have the
+// higher one, as far as the network and the lease say so.
+func (e *Engine) raise(n *network, was int) {
+	var all errgroup.Group
+	all.SetLimit(atOnce)
+	for _, ep := range e.joined(n) {
+		all.Go(func() error {
+			ep.verb.Lock()
+			defer ep.verb.Unlock()
+			e.mu.Lock()
+			rec, parent := ep.rec, n.parent
+			e.mu.Unlock()
+			if parent == nil || !netns.Alive(rec.Sandbox) {
+				return nil
+			}
+			_, err := link.WithInside(&rec, func(c *link.Container, in *link.Inside) error {
+				if in.MTU != was {
+					return nil
+				}
+				return c.SetMTU(in, mtuOn(n, e.ipam.LeasesOf(rec.Leases), parent))
+			})
+			if err != nil {
+				e.log.Warn("container keeps a low MTU", "endpoint", rec.ID, "err", err)
+			}
+			return nil
+		})
+	}
+	_ = all.Wait() // what fails is logged
+}
+
+// joined are the endpoints of a network that are in containers.
+func (e *Engine) joined(n *network) (eps []*endpoint) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, ep := range e.endpoints {
+		if ep.net == n && ep.rec.Sandbox != "" && !ep.left {
+			eps = append(eps, ep)
+		}
+	}
+	return eps
+}
+
+// lose notes that a network's parent has gone, and its containers' links with it. old is the
+// parent; nil: it is not there when lanyard starts. The caller holds making.
+func (e *Engine) lose(n *network, old *link.Parent) {
+	name := n.rec.Parent.String()
+	if old != nil {
+		name = old.Name
+	}
+	e.mu.Lock()
+	n.parent = nil
+	n.lost = time.Now()
+	n.theirs = old != nil && !old.Mine && old.VLAN != 0
+	e.mu.Unlock()
+	count := len(e.joined(n))
+	e.log.Warn("parent is not there; its containers get their links when it is", "parent", name, "network", n.rec.ID, "containers", count)
+	e.tell(ipam.EventParentLost, n, fmt.Sprintf("%s: %s", name, containers(count)))
+}
+
+func containers(n int) string {
+	if n == 1 {
+		return "1 container"
+	}
+	return fmt.Sprintf("%d containers", n)
+}
+
+// tell notes an event of a network's parent.
+func (e *Engine) tell(what string, n *network, text string) {
+	e.ipam.Tell(ipam.Event{What: what, Wire: link.WireText(n.rec.Key), Network: n.rec.ID, Text: text})
+}
+
+// relink makes the links of a network's running containers again that went with an earlier
+// parent. The caller holds making.
+func (e *Engine) relink(n *network) {
+	e.mu.Lock()
+	parent := n.parent
+	var lost []*endpoint
+	for _, ep := range e.endpoints {
+		if ep.net == n && ep.rec.Sandbox != "" && !ep.left && ep.rec.ParentIndex != 0 && ep.rec.ParentIndex != parent.Index {
+			lost = append(lost, ep)
+		}
+	}
+	e.mu.Unlock()
+	if len(lost) == 0 {
+		return
+	}
+	start := time.Now()
+	var made, ended atomic.Int64
+	var all errgroup.Group
+	all.SetLimit(atOnce)
+	for _, ep := range lost {
+		all.Go(func() error {
+			switch ok, err := e.relinkOne(n, ep, parent); {
+			case err != nil:
+				e.log.Error("container has no link, which is tried again within a minute", "endpoint", ep.rec.ID, "network", n.rec.ID, "err", err)
+			case ok:
+				made.Add(1)
+			default:
+				ended.Add(1)
+			}
+			return nil
+		})
+	}
+	_ = all.Wait() // what fails is logged
+	took := time.Since(start).Round(time.Millisecond)
+	want := len(lost) - int(ended.Load())
+	if want == 0 {
+		return
+	}
+	e.log.Info("links made again in running containers", "network", n.rec.ID, "parent", parent.Name, "links", made.Load(), "of", want, "took", took)
+	e.tell(ipam.EventParentBack, n, fmt.Sprintf("%s: %d of %s got their links back, in %s", parent.Name, made.Load(), containers(want), took))
+}
+
+// relinkOne makes an endpoint's link again in its container. It reports false where the
+// container has ended.
+func (e *Engine) relinkOne(n *network, ep *endpoint, parent *link.Parent) (bool, error) {
+	ep.verb.Lock()
+	defer ep.verb.Unlock()
+	e.mu.Lock()
+	rec, shape, ownMTU := ep.rec, ep.shape, ep.ownMTU
+	gone := e.endpoints[rec.ID] != ep || ep.left
+	e.mu.Unlock()
+	if gone || rec.ParentIndex == parent.Index || !netns.Alive(rec.Sandbox) || e.links.Exists(rec.LinkName()) {
+		return false, nil
+	}
+	c, err := link.OpenContainer(rec.Sandbox)
+	if err != nil {
+		return false, err
+	}
+	defer c.Close()
+	leases := e.ipam.LeasesOf(rec.Leases)
+	child, err := childOf(n, rec, parent)
+	if err != nil {
+		return false, err
+	}
+	a := attachment(n, rec, leases)
+	again := link.Again{Child: child, Name: rec.Link, Routes: a.Routes, IPv6: n.rec.IPv6From(), Shape: shape}
+	if again.Name == "" {
+		again.Name = rec.IfName // engines before 29 do not heed it, but it is a name
+	}
+	again.MTU = mtuOn(n, leases, parent)
+	if shape != nil {
+		again.Name = shape.Name
+		if ownMTU > 0 {
+			again.MTU = min(ownMTU, parent.MTU)
+		}
+	}
+	for _, gw := range []netip.Addr{a.Gateway4, a.Gateway6} {
+		if gw.IsValid() {
+			again.Routes = append(again.Routes, lan.Route{Dst: lan.AnySubnet(gw.Is6()), NextHop: gw})
+		}
+	}
+	for _, p := range []netip.Prefix{rec.IPv4, rec.IPv6} {
+		if p.IsValid() {
+			again.Addrs = append(again.Addrs, p)
+		}
+	}
+	var in *link.Inside
+	err = e.pastTrash(func() error {
+		in, err = e.links.AddAgain(c, again)
+		return err
+	})
+	if err != nil {
+		if !netns.Alive(rec.Sandbox) {
+			return false, nil //nolint:nilerr // it has just ended
+		}
+		return false, fmt.Errorf("parent %s: %w", parent.Name, err)
+	}
+	if rec.Link != "" && in.Name != rec.Link {
+		e.log.Warn("container's link has another name now, since its own is taken", "endpoint", rec.ID, "was", rec.Link, "is", in.Name)
+	}
+	rec.ParentIndex, rec.Link = parent.Index, in.Name
+	// A crash before it is written costs no more than that the link is made once more.
+	e.db.Begin(store.PutEndpoint(&rec))
+	e.mu.Lock()
+	ep.rec, ep.told = rec, ""
+	e.mu.Unlock()
+	e.announceAgain(ep)
+	return true, nil
+}
+
+// announceAgain announces an endpoint's addresses in the background.
+func (e *Engine) announceAgain(ep *endpoint) {
+	if ep.net.rec.L3() {
+		return
+	}
+	e.mu.Lock()
+	rec := ep.rec
+	e.mu.Unlock()
+	for _, p := range []netip.Prefix{rec.IPv4, rec.IPv6} {
+		if p.IsValid() {
+			e.announceLater(ep.net, rec, p.Addr())
+		}
+	}
+}
+
+// likelyName is what Docker will call a container's link, unless the container has others
+// that we do not know.
+func (e *Engine) likelyName(rec lan.Endpoint, sandbox string) string {
+	if rec.IfName != "" {
+		return rec.IfName
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	others := 0
+	for _, ep := range e.endpoints {
+		if ep.rec.ID != rec.ID && ep.rec.Sandbox == sandbox && !ep.left {
+			others++
+		}
+	}
+	return fmt.Sprintf("eth%d", others)
+}
+
+const (
+	// surveyRest is how long a container is given to get its links before it is looked into.
+	surveyRest = time.Second
+	// surveyEvery is how often all are looked into again, for what was changed in them.
+	surveyEvery = 10 * time.Minute
+)
+
+// unseen are the sandboxes that are to be looked into.
+type unseen struct {
+	mu    sync.Mutex           // guards what follows
+	since map[string]time.Time // by path; when somebody asked
+	more  chan struct{}        // has room for one
+}
+
+func newUnseen() *unseen { return &unseen{since: map[string]time.Time{}, more: make(chan struct{}, 1)} }
+
+func (u *unseen) add(sandbox string) {
+	if sandbox == "" {
+		return
+	}
+	u.mu.Lock()
+	u.since[sandbox] = time.Now()
+	u.mu.Unlock()
+	select {
+	case u.more <- struct{}{}:
+	default:
+	}
+}
+
+// take are those that are there, each with when it was asked for.
+func (u *unseen) take() map[string]time.Time {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	all := u.since
+	u.since = map[string]time.Time{}
+	return all
+}
+
+// keep puts one back, to be looked into again.
+func (u *unseen) keep(sandbox string, since time.Time) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if _, ok := u.since[sandbox]; !ok {
+		u.since[sandbox] = since
+	}
+}
+
+// survey looks into containers a while after they start or lose a network, and all now and
+// then, so that what their links are like is known when the kernel takes them away. It goes
+// on until ctx ends.
+func (e *Engine) survey(ctx context.Context) {
+	var all time.Time
+	for {
+		if time.Since(all) > surveyEvery {
+			all = time.Now()
+			e.mu.Lock()
+			for _, ep := range e.endpoints {
+				if !ep.left {
+					e.unseen.add(ep.rec.Sandbox)
+				}
+			}
+			e.mu.Unlock()
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-e.unseen.more:
+		case <-time.After(surveyEvery):
+			continue
+		}
+		if !pause(ctx, surveyRest) {
+			return
+		}
+		e.surveyNow()
+	}
+}
+
+// surveyNow looks into the containers that are unseen.
+func (e *Engine) surveyNow() {
+	asked := e.unseen.take()
+	var eps []*endpoint
+	e.mu.Lock()
+	for _, ep := range e.endpoints {
+		if _, ok := asked[ep.rec.Sandbox]; ok && !ep.left {
+			eps = append(eps, ep)
+		}
+	}
+	e.mu.Unlock()
+	again := false
+	for _, ep := range eps {
+		if sandbox, ok := e.surveyOne(ep); !ok && time.Since(asked[sandbox]) < startTime {
+			e.unseen.keep(sandbox, asked[sandbox])
+			again = true
+		}
+	}
+	if again {
+		time.AfterFunc(surveyRest, func() {
+			select {
+			case e.unseen.more <- struct{}{}:
+			default:
+			}
+		})
+	}
+}
+
+// surveyOne notes what an endpoint's link is like. It reports false where it is not up yet.
+func (e *Engine) surveyOne(ep *endpoint) (sandbox string, ok bool) {
+	ep.verb.Lock()
+	defer ep.verb.Unlock()
+	e.mu.Lock()
+	rec, parent := ep.rec, ep.net.parent
+	gone := e.endpoints[rec.ID] != ep || ep.left
+	e.mu.Unlock()
+	if gone || parent == nil || !netns.Alive(rec.Sandbox) {
+		return rec.Sandbox, gone
+	}
+	var shape *link.Shape
+	found, err := link.WithInside(&rec, func(c *link.Container, in *link.Inside) (err error) {
+		shape, err = c.Shape(in, &rec)
+		return err
+	})
+	if err != nil || !found {
+		if err != nil && netns.Alive(rec.Sandbox) {
+			e.log.Debug("container not looked into", "endpoint", rec.ID, "err", err)
+		}
+		return rec.Sandbox, false
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	ep.shape, ep.ownMTU = shape, 0
+	if shape.MTU != mtuOn(ep.net, e.ipam.LeasesOf(rec.Leases), parent) {
+		ep.ownMTU = shape.MTU
+	}
+	if rec.Link != shape.Name || rec.ParentIndex == 0 {
+		ep.rec.Link = shape.Name
+		if rec.ParentIndex == 0 {
+			ep.rec.ParentIndex = parent.Index // a record of before there was the field
+		}
+		rec = ep.rec
+		e.db.Begin(store.PutEndpoint(&rec))
+	}
+	return rec.Sandbox, true
+}

@@ -1,0 +1,48 @@
+package link
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/vishvananda/netlink"
+	vnetns "github.com/vishvananda/netns"
+)
+
+// watchBuffer is how much the kernel keeps of what was not read yet, in bytes: some
+// thousand changes.
+const watchBuffer = 4 << 20
+
+// Watch calls changed with the index of each link that changes, comes or goes (RTNLGRP_LINK),
+// children of ours left out, until ctx ends; it returns nil then. An error means that
+// changes may have been missed, and that the caller should look and watch again. It calls
+// changed once when it has begun, with index 0.
+func (l *Links) Watch(ctx context.Context, changed func(index int)) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	updates := make(chan netlink.LinkUpdate, 64)
+	var failed error // read when updates is closed
+	o := netlink.LinkSubscribeOptions{
+		ErrorCallback:          func(err error) { failed = errors.Join(failed, err) },
+		ReceiveBufferSize:      watchBuffer,
+		ReceiveBufferForceSize: true,
+	}
+	if l.ns != nil {
+		ns := vnetns.NsHandle(l.ns.Fd())
+		o.Namespace = &ns
+	}
+	if err := netlink.LinkSubscribeWithOptions(updates, ctx.Done(), o); err != nil {
+		return fmt.Errorf("watch links: %w", err)
+	}
+	changed(0)
+	for u := range updates {
+		child := u.Link.Type() == "macvlan" || u.Link.Type() == "ipvlan"
+		if ctx.Err() == nil && (!child || !mine(u.Link)) {
+			changed(u.Link.Attrs().Index)
+		}
+	}
+	if ctx.Err() != nil {
+		return nil //nolint:nilerr // the socket was closed for it
+	}
+	return fmt.Errorf("watch links: %w", failed)
+}
