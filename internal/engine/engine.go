@@ -92,6 +92,9 @@ type endpoint struct {
 
 	shape  *link.Shape // guarded by Engine.mu; what the link in the container is like; nil: not known
 	ownMTU int         // guarded by Engine.mu; its MTU in bytes, if it was set in the container
+
+	tries int       // guarded by Engine.mu; how often its link could not be made again
+	retry time.Time // guarded by Engine.mu; when that is tried again
 }
 
 // Addresses are the manager that the engine works with.

@@ -638,3 +638,11 @@ func TestStorm(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// put writes an endpoint's record.
+func (b *bench) put(rec lan.Endpoint) {
+	b.t.Helper()
+	if err := b.db.Write(store.PutEndpoint(&rec)); err != nil {
+		b.t.Fatal(err)
+	}
+}

@@ -27,6 +27,10 @@ const (
 	// atOnce is how many containers get their links back at the same time. The kernel makes
 	// one link after the other, and the rest of it is system calls.
 	atOnce = 8
+	// relinkRetry is when a link that could not be made again is tried again, doubled each
+	// time up to relinkRetryMax.
+	relinkRetry    = 10 * time.Second
+	relinkRetryMax = 5 * time.Minute
 )
 
 // watchParents rings for each change of a link that a network stands on, or of any link while
@@ -259,7 +263,7 @@ func (e *Engine) relink(n *network) {
 	parent := n.parent
 	var lost []*endpoint
 	for _, ep := range e.endpoints {
-		if ep.net == n && ep.rec.Sandbox != "" && !ep.left && ep.rec.ParentIndex != 0 && ep.rec.ParentIndex != parent.Index {
+		if ep.net == n && ep.rec.Sandbox != "" && !ep.left && ep.rec.ParentIndex != 0 && ep.rec.ParentIndex != parent.Index && time.Now().After(ep.retry) {
 			lost = append(lost, ep)
 		}
 	}
@@ -275,7 +279,7 @@ func (e *Engine) relink(n *network) {
 		all.Go(func() error {
 			switch ok, err := e.relinkOne(n, ep, parent); {
 			case err != nil:
-				e.log.Error("container has no link, which is tried again within a minute", "endpoint", ep.rec.ID, "network", n.rec.ID, "err", err)
+				e.log.Error("container has no link", "endpoint", ep.rec.ID, "network", n.rec.ID, "again_in", e.relinkLater(ep), "err", err)
 			case ok:
 				made.Add(1)
 			default:
@@ -292,6 +296,17 @@ func (e *Engine) relink(n *network) {
 	}
 	e.log.Info("links made again in running containers", "network", n.rec.ID, "parent", parent.Name, "links", made.Load(), "of", want, "took", took)
 	e.tell(ipam.EventParentBack, n, fmt.Sprintf("%s: %d of %s got their links back, in %s", parent.Name, made.Load(), containers(want), took))
+}
+
+// relinkLater says when a link that could not be made is to be tried again, and has Run do so.
+func (e *Engine) relinkLater(ep *endpoint) time.Duration {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	wait := min(relinkRetry<<min(ep.tries, 10), relinkRetryMax)
+	ep.tries++
+	ep.retry = time.Now().Add(wait)
+	time.AfterFunc(wait+time.Second, e.ring)
+	return wait
 }
 
 // relinkOne makes an endpoint's link again in its container. It reports false where the
@@ -356,7 +371,7 @@ func (e *Engine) relinkOne(n *network, ep *endpoint, parent *link.Parent) (bool,
 	// A crash before it is written costs no more than that the link is made once more.
 	e.db.Begin(store.PutEndpoint(&rec))
 	e.mu.Lock()
-	ep.rec, ep.told = rec, ""
+	ep.rec, ep.told, ep.tries, ep.retry = rec, "", 0, time.Time{}
 	e.mu.Unlock()
 	e.announceAgain(ep)
 	return true, nil
@@ -510,6 +525,12 @@ func (e *Engine) surveyOne(ep *endpoint) (sandbox string, ok bool) {
 	if gone || parent == nil || !netns.Alive(rec.Sandbox) {
 		return rec.Sandbox, gone
 	}
+	if _, _, err := e.redo(ep); err != nil {
+		e.log.Error("change of a lease not heeded by its container", "endpoint", lan.Short(rec.ID), "err", err)
+	}
+	e.mu.Lock()
+	rec = ep.rec
+	e.mu.Unlock()
 	var shape *link.Shape
 	found, err := link.WithInside(&rec, func(c *link.Container, in *link.Inside) (err error) {
 		shape, err = c.Shape(in, &rec)

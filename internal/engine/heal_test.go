@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -96,6 +97,11 @@ func lanRequest(id string, opts ...string) lan.NetworkRequest {
 // and its routes.
 func state(c *kerneltest.Host) string {
 	var out strings.Builder
+	_ = c.NS.Do(func() error {
+		set, err := os.ReadFile("/proc/sys/net/ipv4/conf/eth0/log_martians")
+		fmt.Fprintf(&out, "log_martians %s", set)
+		return err
+	})
 	for line := range strings.Lines(c.IP("-o link show") + c.IP("-o addr show scope global") + c.IP("route show") + c.IP("-6 route show")) {
 		words := strings.Fields(line)
 		if words[0] == "1:" || strings.Contains(line, "fe80") {
@@ -134,6 +140,9 @@ func TestLinksComeBackWithTheirParent(t *testing.T) {
 				c.IP("addr add 192.168.0.77/32 dev eth0")
 				c.IP("route add 10.9.0.0/16 via 192.168.0.3 metric 7")
 				c.IP("-6 route add default via fd00::1")
+				if err := c.NS.Do(func() error { return os.WriteFile("/proc/sys/net/ipv4/conf/eth0/log_martians", []byte("1"), 0o644) }); err != nil {
+					t.Fatal(err)
+				}
 				d.IP("link set eth0 down")
 				d.IP("link set eth0 name lan7")
 				d.IP("link set lan7 mtu 1300 up")
@@ -452,6 +461,44 @@ func TestDeleteWhileAContainerAsks(t *testing.T) {
 			case <-time.After(10 * time.Second):
 				t.Fatal("both wait for each other")
 			}
+		}
+	}
+}
+
+// The parent has no carrier for a while after it is back, as every card while it negotiates.
+func TestParentComesBackWithoutCarrier(t *testing.T) {
+	for _, away := range []bool{false, true} {
+		b, peer := newBench(t), kerneltest.New(t)
+		b.host.IP("link del eth1")
+		b.wire(peer)
+		stop := b.runs()
+		if err := b.CreateNetwork(ctx, lanRequest("net1", "parent=eth1")); err != nil {
+			t.Fatal(err)
+		}
+		c := b.onLAN("net1", "ep1", 2)
+		c.IP("route add default via 192.168.0.1")
+		if !away {
+			c.IP("-6 route add default via fd00::1")
+		}
+		b.surveyed("ep1")
+		before := state(c)
+		if away {
+			stop()
+		}
+		b.host.IP("link del eth1")
+		b.host.IP("link add eth1 type veth peer name wire netns %s", peer.Path())
+		if away {
+			b.restart()
+			b.runs()
+		}
+		within(t, 5*time.Second, "it is back", func() bool { return slices.Contains(b.events(), ipam.EventParentBack) })
+		time.Sleep(500 * time.Millisecond)
+		peer.IP("addr add 192.168.0.1/24 dev wire")
+		peer.IP("addr add fd00::1/64 dev wire nodad")
+		peer.IP("link set wire up")
+		within(t, 5*time.Second, "all is as before", func() bool { return state(c) == before })
+		if !pings(c, "192.168.0.1") || !pings(c, "fd00::1") {
+			t.Error("the container does not reach its gateway")
 		}
 	}
 }

@@ -3,10 +3,9 @@ package engine
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/netip"
+	"slices"
 
-	"github.com/lanyard-net/lanyard/internal/ipam"
 	"github.com/lanyard-net/lanyard/internal/lan"
 	"github.com/lanyard-net/lanyard/internal/link"
 	"github.com/lanyard-net/lanyard/internal/netns"
@@ -64,14 +63,20 @@ func (e *Engine) endpointRecord(id string) (lan.Endpoint, bool) {
 	return ep.rec, true
 }
 
+// maxRedo is how many changes of leases are remembered for a container whose link is not
+// found; the oldest go first.
+const maxRedo = 16
+
 // leaseChanged makes a container heed a change of its lease, and notes it: its endpoint has
-// the new address from then on, while Docker goes on with the one that it was told.
-func (e *Engine) leaseChanged(_ context.Context, c ipam.LeaseChange) (wasDefault bool, err error) {
+// the new address from then on, while Docker goes on with the one that it was told. What the
+// container cannot heed now, since it just starts, or since we are killed, it is made to
+// heed later.
+func (e *Engine) leaseChanged(_ context.Context, endpoint string, c lan.LeaseChange) (wasDefault bool, err error) {
 	e.mu.Lock()
-	ep := e.endpoints[c.Endpoint]
+	ep := e.endpoints[endpoint]
 	e.mu.Unlock()
 	if ep == nil {
-		return false, lan.Refusef(lan.ErrNotFound, "endpoint %s has gone", lan.Short(c.Endpoint))
+		return false, lan.Refusef(lan.ErrNotFound, "endpoint %s has gone", lan.Short(endpoint))
 	}
 	ep.net.use.RLock()
 	defer ep.net.use.RUnlock()
@@ -79,15 +84,13 @@ func (e *Engine) leaseChanged(_ context.Context, c ipam.LeaseChange) (wasDefault
 	defer ep.verb.Unlock()
 	e.mu.Lock()
 	rec := ep.rec
-	gone := e.endpoints[c.Endpoint] != ep || ep.left
+	gone := e.endpoints[endpoint] != ep || ep.left
 	e.mu.Unlock()
 	if gone {
-		return false, lan.Refusef(lan.ErrNotFound, "endpoint %s has gone", lan.Short(c.Endpoint))
+		return false, lan.Refusef(lan.ErrNotFound, "endpoint %s has gone", lan.Short(endpoint))
 	}
-	before := rec
-	v6 := c.Old != nil && c.Old.Addr.Addr().Is6() || c.New != nil && c.New.Addr.Addr().Is6()
 	now, toldAs := &rec.IPv4, &rec.Told4
-	if v6 {
+	if c.V6() {
 		now, toldAs = &rec.IPv6, &rec.Told6
 	}
 	if !toldAs.IsValid() {
@@ -100,40 +103,97 @@ func (e *Engine) leaseChanged(_ context.Context, c ipam.LeaseChange) (wasDefault
 	if *now == *toldAs {
 		*toldAs = netip.Prefix{}
 	}
+	rec.Redo = append(slices.Clone(rec.Redo), c)
+	rec.Redo = rec.Redo[max(0, len(rec.Redo)-maxRedo):]
 	err = e.db.Write(store.PutEndpoint(&rec))
 	e.mu.Lock()
 	ep.rec = rec
 	e.mu.Unlock()
-	if !netns.Alive(rec.Sandbox) {
-		return false, err
-	}
-	change := link.Change{Default: c.Default, MTU: e.mtu(ep.net, c.New)}
-	if c.Old != nil {
-		change.Remove, change.OldGateway, change.OldRoutes = c.Old.Addr, gatewayOf(ep.net, c.Old), c.Old.Routes
-	}
-	if c.New != nil {
-		change.Add, change.Gateway, change.Routes = c.New.Addr, gatewayOf(ep.net, c.New), c.New.Routes
-	}
-	if ep.net.rec.Internal || ep.net.rec.Gateway == lan.GatewayNone {
-		change.OldGateway, change.Gateway = netip.Addr{}, netip.Addr{}
-	}
-	if ep.net.rec.Internal {
-		change.OldRoutes, change.Routes = nil, nil
-	}
-	found, aerr := link.WithInside(&before, func(c *link.Container, in *link.Inside) (err error) {
-		wasDefault, err = c.Apply(in, change)
-		return err
-	})
-	if aerr == nil && !found {
-		aerr = fmt.Errorf("link of endpoint %s not found in its container, or down", lan.Short(rec.ID))
+	wasDefault, done, rerr := e.redo(ep)
+	if !done {
+		// Docker may be about to set the address up that it was told.
+		e.greeter.run(func(ctx context.Context) { e.redoLater(ctx, ep, rec) })
 	}
 	if ep.net.rec.HostAccess {
 		e.syncHost()
 	}
-	if aerr == nil && c.New != nil && (c.Old == nil || c.Old.Addr != c.New.Addr) && !ep.net.rec.L3() {
+	if done && rerr == nil && c.New != nil && (c.Old == nil || c.Old.Addr != c.New.Addr) && !ep.net.rec.L3() {
 		e.announceLater(ep.net, rec, c.New.Addr.Addr())
 	}
-	return wasDefault, errors.Join(err, aerr)
+	return wasDefault, errors.Join(err, rerr)
+}
+
+// redo makes an endpoint's container heed the changes of its leases that it has not heeded.
+// It reports false where its link is not found, and whether the default route led through a
+// lease that the last of them took away. The caller holds verb.
+func (e *Engine) redo(ep *endpoint) (wasDefault, done bool, err error) {
+	e.mu.Lock()
+	rec := ep.rec
+	e.mu.Unlock()
+	if len(rec.Redo) == 0 {
+		return false, true, nil
+	}
+	if !netns.Alive(rec.Sandbox) {
+		return false, false, nil
+	}
+	done, err = link.WithInside(&rec, func(c *link.Container, in *link.Inside) error {
+		var errs []error
+		for _, change := range rec.Redo {
+			change.Default = change.Default || wasDefault
+			was, err := c.Apply(in, e.change(ep.net, change))
+			wasDefault = (was || change.Default) && change.New == nil
+			errs = append(errs, err)
+		}
+		return errors.Join(errs...)
+	})
+	if err != nil || !done {
+		return wasDefault, done, err
+	}
+	rec.Redo = nil
+	e.mu.Lock()
+	ep.rec = rec
+	e.mu.Unlock()
+	// A crash before it is written costs no more than that it is done once more.
+	e.db.Begin(store.PutEndpoint(&rec))
+	return wasDefault, true, nil
+}
+
+// redoLater is redo for a container that starts, when its link is up.
+func (e *Engine) redoLater(ctx context.Context, ep *endpoint, rec lan.Endpoint) {
+	ctx, cancel := context.WithTimeout(ctx, startTime)
+	defer cancel()
+	if up, err := e.awaitLink(ctx, ep.net, rec); !up || err != nil {
+		return // it has ended, or is looked into later
+	}
+	ep.verb.Lock()
+	defer ep.verb.Unlock()
+	e.mu.Lock()
+	gone := e.endpoints[rec.ID] != ep || ep.left
+	e.mu.Unlock()
+	if gone {
+		return
+	}
+	if _, _, err := e.redo(ep); err != nil {
+		e.log.Error("change of a lease not heeded by its container", "endpoint", lan.Short(rec.ID), "err", err)
+	}
+}
+
+// change is what a change of a lease makes of a link.
+func (e *Engine) change(n *network, c lan.LeaseChange) link.Change {
+	to := link.Change{Default: c.Default, MTU: e.mtu(n, c.New)}
+	if c.Old != nil {
+		to.Remove, to.OldGateway, to.OldRoutes = c.Old.Addr, gatewayOf(n, c.Old), c.Old.Routes
+	}
+	if c.New != nil {
+		to.Add, to.Gateway, to.Routes = c.New.Addr, gatewayOf(n, c.New), c.New.Routes
+	}
+	if n.rec.Internal || n.rec.Gateway == lan.GatewayNone {
+		to.OldGateway, to.Gateway = netip.Addr{}, netip.Addr{}
+	}
+	if n.rec.Internal {
+		to.OldRoutes, to.Routes = nil, nil
+	}
+	return to
 }
 
 // mtu is what a lease asks for, as far as the network leaves it to the server and the

@@ -83,6 +83,9 @@ func (e *Engine) sweep() {
 	e.mu.Lock()
 	for _, ep := range e.endpoints {
 		known[ep.rec.LinkName()] = true
+		if len(ep.rec.Redo) > 0 {
+			e.unseen.add(ep.rec.Sandbox)
+		}
 	}
 	e.mu.Unlock()
 	for _, name := range children {

@@ -70,7 +70,7 @@ type Manager struct {
 	keeper     *dhcp.Keeper
 	ready      func(ctx context.Context, networkID string) error
 	endpointOf func(id string) (lan.Endpoint, bool)
-	changed    func(context.Context, LeaseChange) (wasDefault bool, err error)
+	changed    func(ctx context.Context, endpoint string, c lan.LeaseChange) (wasDefault bool, err error)
 	onSilence  func(networkID string)
 
 	hostMu   sync.Mutex // guards what follows

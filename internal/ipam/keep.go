@@ -32,16 +32,6 @@ const (
 	goodbye = time.Second
 )
 
-// LeaseChange is news of a lease for the container that has it.
-type LeaseChange struct {
-	Endpoint string
-	// Old is what the container has, nil where it has nothing any more; New is what it is
-	// to have, nil for nothing.
-	Old, New *lan.Lease
-	// Default says that its default route led through a lease that was lost before.
-	Default bool
-}
-
 // Hooks are what the engine does for the manager.
 type Hooks struct {
 	// Ready makes a network's parent stand again, and Wire be called for it.
@@ -51,7 +41,7 @@ type Hooks struct {
 	Endpoint func(id string) (lan.Endpoint, bool)
 	// Changed makes a running container heed a change of its lease, and says whether its
 	// default route led through the old one.
-	Changed func(context.Context, LeaseChange) (wasDefault bool, err error)
+	Changed func(ctx context.Context, endpoint string, c lan.LeaseChange) (wasDefault bool, err error)
 }
 
 // Hook says what the engine does. It is called once, before Run.
@@ -325,7 +315,7 @@ func (m *Manager) renewed(ctx context.Context, l *lease, granted *lan.Lease) dhc
 		m.log.Info("DHCP lease renewed after silence", "address", granted.Addr.Addr(), "server", granted.Server, "attempts", was.tries)
 	}
 	if endpoint != "" && !old.SameConfig(granted) { // it may have ended meanwhile
-		if _, err := m.changed(ctx, LeaseChange{Endpoint: endpoint, Old: &old, New: granted}); err != nil {
+		if _, err := m.changed(ctx, endpoint, lan.LeaseChange{Old: &old, New: granted}); err != nil {
 			m.log.Error("change of a lease not applied in its container", "endpoint", lan.Short(endpoint), "err", err)
 		}
 		m.mu.Lock()
@@ -392,7 +382,7 @@ func (m *Manager) lose(ctx context.Context, l *lease, why string) error {
 	old, endpoint := l.rec.Lease, l.endpoint
 	m.mu.Unlock()
 	m.log.Warn("DHCP lease lost: the container's address is taken away", "address", old.Addr.Addr(), "endpoint", lan.Short(endpoint), "why", why, "wire", link.WireText(l.space.key))
-	wasDefault, err := m.changed(ctx, LeaseChange{Endpoint: endpoint, Old: &old})
+	wasDefault, err := m.changed(ctx, endpoint, lan.LeaseChange{Old: &old})
 	m.mu.Lock()
 	if l.endpoint == "" || l.endpoint != endpoint {
 		m.mu.Unlock()
@@ -418,12 +408,12 @@ func (m *Manager) lose(ctx context.Context, l *lease, why string) error {
 func (m *Manager) move(ctx context.Context, l *lease, granted *lan.Lease) dhcp.Times {
 	m.mu.Lock()
 	old, endpoint := l.rec.Lease, l.endpoint
-	change := LeaseChange{Endpoint: endpoint, New: granted, Default: l.rec.Default}
+	change := lan.LeaseChange{New: granted, Default: l.rec.Default}
 	if l.rec.State != store.LeaseLost {
 		change.Old = &old
 	}
 	m.mu.Unlock()
-	_, err := m.changed(ctx, change)
+	_, err := m.changed(ctx, endpoint, change)
 	e, _ := m.endpointOf(endpoint)
 	m.mu.Lock()
 	u := l.space.users[old.Addr.Addr()]

@@ -231,6 +231,9 @@ type Endpoint struct {
 	// container has are others by now.
 	Told4 netip.Prefix `json:"told4,omitzero"`
 	Told6 netip.Prefix `json:"told6,omitzero"`
+	// Redo are changes of leases that the container may not have heeded yet, the oldest
+	// first.
+	Redo []LeaseChange `json:"redo,omitempty"`
 	// Sandbox is the path of the container's network namespace; "" until
 	// Join. It need not exist yet when Join is answered (engines before 28).
 	Sandbox string `json:"sandbox,omitempty"`

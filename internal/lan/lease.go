@@ -75,6 +75,21 @@ type Lease struct {
 	Notes []string `json:"notes,omitempty"`
 }
 
+// LeaseChange is news of a lease for the container that has it.
+type LeaseChange struct {
+	// Old is what the container has, nil where it has nothing any more; New is what it is
+	// to have, nil for nothing.
+	Old *Lease `json:"old,omitempty"`
+	New *Lease `json:"new,omitempty"`
+	// Default says that its default route led through a lease that was lost before.
+	Default bool `json:"default,omitempty"`
+}
+
+// V6 reports whether the lease is one of DHCPv6.
+func (c *LeaseChange) V6() bool {
+	return c.Old != nil && c.Old.Addr.Addr().Is6() || c.New != nil && c.New.Addr.Addr().Is6()
+}
+
 // SameConfig reports whether a container would be set up alike with m as with l: the
 // times do not matter.
 func (l *Lease) SameConfig(m *Lease) bool {

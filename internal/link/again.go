@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -21,9 +23,13 @@ type Shape struct {
 	// MTU in bytes.
 	MTU int
 
-	addrs  []netlink.Addr  // that the record does not have
-	routes []netlink.Route // by the link, those to gateways last
+	addrs   []netlink.Addr  // that the record does not have
+	routes  []netlink.Route // by the link, those to gateways last
+	sysctls []sysctl        // of the link, that are not what a new link in the container has
 }
+
+// sysctl is a setting of a link, in its namespace's /proc/sys/net/FAMILY/conf/LINK/KEY.
+type sysctl struct{ family, key, value string }
 
 // Shape reads the shape of an endpoint's link. What routers advertised is left out, since it
 // comes again, and what host access put there, which the engine does again.
@@ -60,7 +66,65 @@ func (c *Container) Shape(in *Inside, e *lan.Endpoint) (*Shape, error) {
 		}
 	}
 	slices.SortStableFunc(s.routes, byGateway)
-	return s, nil
+	s.sysctls, err = c.sysctls(in.Name)
+	return s, err
+}
+
+// sysctls are the settings of a link that are not what a new link in the container has. Some
+// can only be written, or follow from others, and are left out.
+func (c *Container) sysctls(name string) (set []sysctl, err error) {
+	err = c.NS.Do(func() error {
+		for _, family := range []string{"ipv4", "ipv6"} {
+			folder := "/proc/sys/net/" + family + "/conf/"
+			keys, err := os.ReadDir(folder + name)
+			if errors.Is(err, os.ErrNotExist) {
+				continue // a kernel without IPv6
+			}
+			if err != nil {
+				return err
+			}
+			for _, k := range keys {
+				is, err := os.ReadFile(folder + name + "/" + k.Name())
+				if err != nil || k.Name() == "mtu" {
+					continue
+				}
+				if fresh, err := os.ReadFile(folder + "default/" + k.Name()); err == nil && string(fresh) != string(is) {
+					set = append(set, sysctl{family, k.Name(), strings.TrimSpace(string(is))})
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("sysctls of %s: %w", name, err)
+	}
+	return set, nil
+}
+
+// sysctlsAgain gives a link its settings back, or those that the engine gives a new one.
+func (c *Container) sysctlsAgain(name string, a Again) error {
+	var set []sysctl
+	switch v6 := slices.ContainsFunc(a.Addrs, func(p netip.Prefix) bool { return p.Addr().Is6() }); {
+	case a.Shape != nil:
+		set = a.Shape.sysctls
+	case v6:
+		set = []sysctl{{"ipv6", "disable_ipv6", "0"}}
+	case a.IPv6 == "":
+		set = []sysctl{{"ipv6", "disable_ipv6", "1"}}
+	}
+	err := c.NS.Do(func() error {
+		for _, s := range set {
+			err := os.WriteFile("/proc/sys/net/"+s.family+"/conf/"+name+"/"+s.key, []byte(s.value), 0o644)
+			if err != nil && !errors.Is(err, os.ErrNotExist) && s.key == "disable_ipv6" {
+				return fmt.Errorf("%s of %s in the container: %w", s.key, name, err)
+			}
+		}
+		return nil
+	})
+	if err != nil || a.IPv6 == "" {
+		return err
+	}
+	return c.SetIPv6(name, a.IPv6)
 }
 
 // byGateway puts routes first that need no other route.
@@ -113,10 +177,8 @@ func (l *Links) AddAgain(c *Container, a Again) (_ *Inside, err error) {
 	if err := c.links.h.LinkSetName(link, name); err != nil {
 		return nil, fmt.Errorf("name %s in the container: %w", name, err)
 	}
-	if a.IPv6 != "" {
-		if err := c.SetIPv6(name, a.IPv6); err != nil {
-			return nil, err
-		}
+	if err := c.sysctlsAgain(name, a); err != nil {
+		return nil, err
 	}
 	if err := c.addrsAgain(link, a); err != nil {
 		return nil, err
