@@ -142,6 +142,7 @@ func runDaemon(ctx context.Context, c daemonConfig) (err error) {
 	late.answer = func(ctx context.Context, networkID string) bool {
 		return e.Stands(networkID) && addresses.Answered(ctx, networkID)
 	}
+	mender := &repairer{api: late.api, driver: driverName(c.pluginSocket), engine: e, damage: db.Damage(), late: late, log: c.log}
 	// Before the sockets are there: who sees them may send a signal.
 	came := make(chan os.Signal, 1)
 	signal.Notify(came, syscall.SIGTERM, syscall.SIGINT)
@@ -161,11 +162,11 @@ func runDaemon(ctx context.Context, c daemonConfig) (err error) {
 		Version: thisVersion(), Networks: e.Networks, Endpoints: e.Endpoints, ForgetNetwork: e.ForgetNetwork,
 		Pools: addresses.Pools, Addresses: addresses.Addresses, Reserve: addresses.Reserve, Release: addresses.Release,
 		Leases: addresses.Leases, Lease: addresses.Lease, RenewLease: addresses.RenewLease, ReleaseLease: addresses.ReleaseLease,
-		Events: addresses.Events, EventCounts: addresses.EventCounts, Stopping: ctx.Done(),
+		Events: addresses.Events, EventCounts: addresses.EventCounts, Repair: mender.repair, Stopping: ctx.Done(),
 	}
 	plugin := &serve.HTTP{Name: "plugin socket", Listener: pluginListener, Handler: docker.New(docker.VerbsOf(e), c.log), Log: c.log}
 	operator := &serve.HTTP{Name: "control socket", Listener: controlListener, Handler: control.NewHandler(source, c.log), Log: c.log}
-	for _, t := range []task{e, addresses, plugin, operator, late, signals{c.log, came}, systemd{c.log}} {
+	for _, t := range []task{e, addresses, plugin, operator, late, mender, signals{c.log, came}, systemd{c.log}} {
 		g.Go(func() error { return t.Run(ctx) })
 	}
 	c.log.Info("serving", "version", source.Version.Version, "plugin", pluginListener.Addr().String(),

@@ -76,7 +76,7 @@ func newRoot() *cobra.Command {
 	address.AddCommand(newAddressLs(g), newAddressReserve(g), newAddressRelease(g))
 	lease := group(&cobra.Command{Use: "lease", Short: "Look at the leases of DHCP servers, renew them and give them back"})
 	lease.AddCommand(newLeaseLs(g), newLeaseInspect(g), newLeaseRenew(g), newLeaseRelease(g))
-	root.AddCommand(newDaemon(g), network, endpoint, pool, address, lease, newEvents(g), newVersion(g))
+	root.AddCommand(newDaemon(g), network, endpoint, pool, address, lease, newEvents(g), newRepair(g), newVersion(g))
 	return root
 }
 

@@ -16,6 +16,7 @@
 //	POST /v1/leases/{id}/renew, to ask the server for more time now
 //	POST /v1/leases/{id}/release, to give one back that no container has
 //	GET /v1/events?after={seq}&follow={true or false}
+//	POST /v1/repair?dry_run={true or false}
 //	GET /metrics, figures in Prometheus's text format
 //
 // The id of a pool has slashes in it and the like, so it comes as a query or in
@@ -81,6 +82,7 @@ type Source struct {
 	ReleaseLease  func(ctx context.Context, id string) (ipam.LeaseState, error)
 	Events        func(ctx context.Context, after uint64, wait bool) []ipam.Event
 	EventCounts   func() map[string]uint64
+	Repair        func(ctx context.Context, dry bool) Repair
 	// Stopping is closed when the daemon is to stop: answers that wait for something
 	// then end. nil means never.
 	Stopping <-chan struct{}
@@ -129,6 +131,7 @@ func NewHandler(src Source, log *slog.Logger) http.Handler {
 	})
 	addressRoutes(src, handle)
 	leaseRoutes(src, handle)
+	repairRoute(src, handle)
 	mux.HandleFunc("GET /v1/events", serveEvents(src, log))
 	mux.Handle("GET /metrics", newMetrics(src, log))
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {

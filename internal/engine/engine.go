@@ -163,6 +163,10 @@ func (e *Engine) Run(ctx context.Context) error {
 	}
 }
 
+// NoNetwork is in the text of an error about a network that is not on record, for those to
+// whom Docker tells no more.
+const NoNetwork = "is not known to lanyard"
+
 // network finds a network that stands.
 func (e *Engine) network(id string) (*network, error) {
 	if err := lan.CheckID("network id", id); err != nil {
@@ -172,7 +176,7 @@ func (e *Engine) network(id string) (*network, error) {
 	defer e.mu.Unlock()
 	n := e.networks[id]
 	if n == nil || n.rec.Making {
-		return nil, lan.Refusef(lan.ErrNotFound, "network %s is not known to lanyard; try: docker network rm, and create it again", lan.Short(id))
+		return nil, lan.Refusef(lan.ErrNotFound, "network %s "+NoNetwork+"; try: lanyard repair, which takes it in, or docker network rm, and create it again", lan.Short(id))
 	}
 	return n, nil
 }

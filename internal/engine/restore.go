@@ -1,12 +1,14 @@
 package engine
 
 import (
+	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/lanyard-net/lanyard/internal/lan"
+	"github.com/lanyard-net/lanyard/internal/link"
 	"github.com/lanyard-net/lanyard/internal/netns"
 	"github.com/lanyard-net/lanyard/internal/store"
 )
@@ -79,43 +81,53 @@ func (e *Engine) sweep() {
 	if err != nil {
 		e.log.Error("links of ours not listed", "err", err)
 	}
-	known := map[string]bool{}
+	for _, name := range e.orphans(children) {
+		e.log.Info("removed: link of no endpoint", "link", name)
+		e.trash.put(name)
+	}
 	e.mu.Lock()
 	for _, ep := range e.endpoints {
-		known[ep.rec.LinkName()] = true
 		if len(ep.rec.Redo) > 0 {
 			e.unseen.add(ep.rec.Sandbox)
 		}
 	}
 	e.mu.Unlock()
-	for _, name := range children {
-		if !known[name] {
-			e.log.Info("removed: link of no endpoint", "link", name)
-			e.trash.put(name)
-		}
-	}
 	e.syncHost()
 	e.sweepParents()
 }
 
-// sweepParents removes sub-interfaces and dummies of ours that no network stands
-// on, or would stand on if its parent could be found. The caller holds making.
-func (e *Engine) sweepParents() {
-	parents, err := e.links.OurParents()
-	if err != nil {
-		e.log.Error("parents of ours not listed", "err", err)
-		return
+// orphans are those of our links in this namespace that belong to no endpoint.
+func (e *Engine) orphans(children []string) []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	known := map[string]bool{}
+	for _, ep := range e.endpoints {
+		known[ep.rec.LinkName()] = true
 	}
-	used := e.inUse()
-	for _, p := range parents {
-		if used[p.Index] || e.wanted(p.Key) {
-			continue
-		}
+	return slices.DeleteFunc(children, func(name string) bool { return known[name] })
+}
+
+// sweepParents removes sub-interfaces and dummies of ours that no network uses. The caller
+// holds making.
+func (e *Engine) sweepParents() {
+	for _, p := range e.idleParents() {
 		e.log.Info("removed: parent of no network", "link", p.Name)
 		if err := e.release(p.Index); err != nil {
 			e.log.Error("parent of no network stays behind", "link", p.Name, "err", err)
 		}
 	}
+}
+
+// idleParents are the sub-interfaces and dummies of ours that no network stands on, or would
+// stand on if its parent could be found.
+func (e *Engine) idleParents() []*link.Parent {
+	parents, err := e.links.OurParents()
+	if err != nil {
+		e.log.Error("parents of ours not listed", "err", err)
+		return nil
+	}
+	used := e.inUse()
+	return slices.DeleteFunc(parents, func(p *link.Parent) bool { return used[p.Index] || e.wanted(p.Key) })
 }
 
 // wanted reports whether a network's wire is the one with this key, or leads

@@ -706,14 +706,18 @@ func (m *Manager) defend(e lan.Endpoint, addr netip.Addr) {
 	}
 }
 
-// sweep takes back addresses that Docker has and no endpoint came for, and forgets who
-// had an address where no pool has it any more.
-func (m *Manager) sweep() {
-	type where struct {
-		sp   *space
-		addr netip.Addr
-	}
-	var orphans []where
+// Orphan is an address that Docker has and no endpoint came for.
+type Orphan struct {
+	sp   *space
+	addr netip.Addr
+}
+
+// String is the address and its wire.
+func (o Orphan) String() string { return o.addr.String() + o.sp.on() }
+
+// Orphans are the addresses that Docker has had for some time and no endpoint came for.
+func (m *Manager) Orphans() []Orphan {
+	var orphans []Orphan
 	m.mu.Lock()
 	for _, sp := range m.spaces {
 		if sp.private() {
@@ -721,16 +725,22 @@ func (m *Manager) sweep() {
 		}
 		for addr, since := range sp.handed {
 			if time.Since(since) > orphanAfter {
-				orphans = append(orphans, where{sp, addr})
+				orphans = append(orphans, Orphan{sp, addr})
 			}
 		}
 	}
 	m.mu.Unlock()
-	for _, o := range orphans {
-		if m.others(o.sp, o.addr) {
-			continue
-		}
-		if err := m.free(o.sp, o.addr); err != nil {
+	return slices.DeleteFunc(orphans, func(o Orphan) bool { return m.others(o.sp, o.addr) })
+}
+
+// TakeBack frees an orphan.
+func (m *Manager) TakeBack(o Orphan) error { return m.free(o.sp, o.addr) }
+
+// sweep takes back addresses that Docker has and no endpoint came for, and forgets who
+// had an address where no pool has it any more.
+func (m *Manager) sweep() {
+	for _, o := range m.Orphans() {
+		if err := m.TakeBack(o); err != nil {
 			m.log.Error("address stays held", "address", o.addr, "err", err)
 			continue
 		}

@@ -185,6 +185,30 @@ func (c *Container) Find(e *lan.Endpoint) (*Inside, error) {
 	return nil, nil
 }
 
+// HasLink reports whether an endpoint's link is in its container in any state: up or down,
+// with its addresses or without.
+func HasLink(e *lan.Endpoint) (bool, error) {
+	c, err := OpenContainer(e.Sandbox)
+	if err != nil {
+		return false, err
+	}
+	defer c.Close()
+	links, err := c.links.list()
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(links, func(link netlink.Link) bool {
+		a, t := link.Attrs(), link.Type()
+		switch {
+		case t != "macvlan" && t != "ipvlan":
+			return false
+		case e.MAC != "":
+			return a.HardwareAddr.String() == e.MAC
+		}
+		return a.Alias == e.LinkName() || a.Name == e.Link
+	}), nil
+}
+
 // WithInside calls do with an endpoint's link in its container, if Find finds it, and
 // reports whether it did. The namespace is open for as long as do takes.
 func WithInside(e *lan.Endpoint, do func(*Container, *Inside) error) (found bool, err error) {

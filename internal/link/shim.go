@@ -41,7 +41,7 @@ type HostPath struct {
 // EnsureShim makes the shim of a parent for networks like n, or finds it. mac is for
 // macvlan; an ipvlan link has its parent's.
 func (l *Links) EnsureShim(p *Parent, n *lan.Network, mac net.HardwareAddr) (*Shim, error) {
-	c := Child{Name: shimName(p), ParentIndex: p.Index, Kind: n.Kind, Mode: n.Mode, Flag: n.Flag}
+	c := Child{Name: ShimName(p), ParentIndex: p.Index, Kind: n.Kind, Mode: n.Mode, Flag: n.Flag}
 	if n.Kind == lan.Macvlan {
 		c.MAC = mac
 	}
@@ -99,8 +99,8 @@ func (l *Links) dressShim(link netlink.Link) error {
 	return l.h.LinkSetUp(link)
 }
 
-// shimName is the name of a parent's shim: lyh-eth1.100, where that fits.
-func shimName(p *Parent) string {
+// ShimName is the name of a parent's shim: lyh-eth1.100, where that fits.
+func ShimName(p *Parent) string {
 	if name := shimPrefix + p.Name; len(name) <= 15 {
 		return name
 	}
@@ -109,7 +109,7 @@ func shimName(p *Parent) string {
 
 // FindShim is the shim of a parent; nil if there is none.
 func (l *Links) FindShim(p *Parent) (*Shim, error) {
-	link, err := l.h.LinkByName(shimName(p))
+	link, err := l.h.LinkByName(ShimName(p))
 	if isNotFound(err) || err == nil && !mine(link) {
 		return nil, nil
 	}

@@ -56,8 +56,9 @@ type DB struct {
 	// FailPoints. Set it before the first write; nil calls nothing.
 	FailPoint func(point string)
 
-	bolt *bbolt.DB
-	salt []byte
+	bolt   *bbolt.DB
+	salt   []byte
+	damage *Damage
 
 	mu      sync.Mutex // guards what follows
 	waiting []*write
@@ -249,12 +250,20 @@ type State struct {
 
 // Open opens the state file in a folder, and makes both where they are missing,
 // readable by their owner alone. It waits up to a second for another process to
-// let the file go, then returns ErrLocked.
+// let the file go, then returns ErrLocked. A file that cannot be read as a whole is set
+// aside, and a new one made of what can be read: see Damage.
 func Open(dir string) (*DB, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("state folder: %w", err)
 	}
 	path := filepath.Join(dir, File)
+	damage, err := setAside(path)
+	if errors.Is(err, ErrLocked) {
+		return nil, fmt.Errorf("%s: %w; another lanyard daemon runs with this folder", path, ErrLocked)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("state file %s: %w", path, err)
+	}
 	bolt, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType, NoFreelistSync: true})
 	if errors.Is(err, bolterrors.ErrTimeout) {
 		return nil, fmt.Errorf("%s: %w; another lanyard daemon runs with this folder", path, ErrLocked)
@@ -262,7 +271,7 @@ func Open(dir string) (*DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("state file %s: %w", path, err)
 	}
-	db := &DB{bolt: bolt}
+	db := &DB{bolt: bolt, damage: damage}
 	db.idle.L = &db.mu
 	if err := db.init(); err != nil {
 		return nil, errors.Join(fmt.Errorf("state file %s: %w", path, err), bolt.Close())
@@ -272,7 +281,7 @@ func Open(dir string) (*DB, error) {
 
 func (db *DB) init() error {
 	return db.bolt.Update(func(tx *bbolt.Tx) error {
-		for _, name := range [][]byte{bucketMeta, bucketNetworks, bucketEndpoints, bucketPools, bucketAddresses, bucketLeases} {
+		for _, name := range buckets {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 				return err
 			}
@@ -295,6 +304,9 @@ func (db *DB) init() error {
 		return meta.Put(keySalt, db.salt)
 	})
 }
+
+// Damage is what Open found of a file that it set aside; nil: it did not.
+func (db *DB) Damage() *Damage { return db.damage }
 
 // Salt is 16 random bytes that this file got when it was made. Read only.
 func (db *DB) Salt() []byte { return db.salt }

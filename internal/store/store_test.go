@@ -129,16 +129,6 @@ func TestNewerFormatIsRefused(t *testing.T) {
 	}
 }
 
-func TestDamagedRecordIsNamed(t *testing.T) {
-	db := open(t, t.TempDir())
-	if err := db.bolt.Update(func(tx *bbolt.Tx) error { return tx.Bucket(bucketNetworks).Put([]byte("n1"), []byte("{")) }); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := db.Load(); err == nil || !strings.Contains(err.Error(), "network n1") {
-		t.Fatalf("load: %v", err)
-	}
-}
-
 // Many writers at once: each one's records are there when its Write returns.
 func TestWritersAtOnce(t *testing.T) {
 	db := open(t, t.TempDir())

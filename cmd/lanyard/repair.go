@@ -1,0 +1,254 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lanyard-net/lanyard/internal/control"
+	"github.com/lanyard-net/lanyard/internal/engine"
+	"github.com/lanyard-net/lanyard/internal/lan"
+	"github.com/lanyard-net/lanyard/internal/store"
+)
+
+// repairer compares what Docker, the records and the kernel have, for lanyard repair, and by
+// itself where the state file was damaged.
+type repairer struct {
+	api    *engineAPI
+	driver string // the name under which Docker knows us
+	engine *engine.Engine
+	damage *store.Damage
+	late   *latecomers
+	log    *slog.Logger
+}
+
+// repair is what lanyard repair asks of the daemon.
+func (r *repairer) repair(ctx context.Context, dry bool) control.Repair {
+	view, err := r.view(ctx)
+	answer := control.Repair{Steps: r.engine.Repair(ctx, view, dry)}
+	if err != nil {
+		answer.Notes = append(answer.Notes, fmt.Sprintf("Docker does not say what it has (%v), so its networks and containers were not compared", err))
+	}
+	if d := r.damage; d != nil {
+		answer.Notes = append(answer.Notes, fmt.Sprintf("the state file was damaged when lanyard started, and is kept as %s; %d records were read from it", d.Aside, d.Kept))
+	}
+	return answer
+}
+
+// Run takes in what a damaged state file has lost, once Docker says what there is.
+func (r *repairer) Run(ctx context.Context) error {
+	if r.damage == nil {
+		return nil
+	}
+	r.log.Error("state file was damaged and is set aside; what it lost is taken in from Docker", "aside", r.damage.Aside, "records_read", r.damage.Kept, "why", r.damage.Why)
+	for wait := time.Second; ; wait = min(2*wait, lookMost) {
+		view, err := r.view(ctx)
+		if err == nil {
+			steps := r.engine.Repair(ctx, view, false)
+			r.log.Info("state repaired after damage", "steps", len(steps))
+			for _, n := range view.Networks {
+				r.late.tell(n.ID)
+			}
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+	}
+}
+
+// view asks Docker what it has of this driver's.
+func (r *repairer) view(ctx context.Context) (*engine.DockerView, error) {
+	filters := url.QueryEscape(fmt.Sprintf(`{"driver":{%q:true}}`, r.driver))
+	var list []struct {
+		ID, Name, Driver     string
+		Internal, EnableIPv6 bool
+		EnableIPv4           *bool
+		Options              map[string]string
+		IPAM                 struct {
+			Driver  string
+			Options map[string]string
+			Config  []struct {
+				Subnet, IPRange, Gateway string
+				AuxiliaryAddresses       map[string]string
+			}
+		}
+	}
+	if err := r.api.get(ctx, "/networks?filters="+filters, &list); err != nil {
+		return nil, err
+	}
+	v := &engine.DockerView{}
+	ours := map[string]bool{}
+	for _, n := range list {
+		if n.Driver != r.driver {
+			continue
+		}
+		ours[n.ID] = true
+		d := engine.DockerNetwork{Name: n.Name, NetworkRequest: lan.NetworkRequest{
+			ID: n.ID, Options: n.Options, Internal: n.Internal, WantIPv4: n.EnableIPv4 == nil || *n.EnableIPv4, WantIPv6: n.EnableIPv6,
+		}}
+		leased := n.IPAM.Driver == r.driver
+		for _, c := range n.IPAM.Config {
+			subnet, err := netip.ParsePrefix(c.Subnet)
+			if err != nil || n.IPAM.Driver == "null" {
+				continue // its subnets are options
+			}
+			s := lan.Subnet{Pool: subnet.Masked(), Leased: leased, Gateway: addrIn(c.Gateway)}
+			for _, aux := range c.AuxiliaryAddresses {
+				if a := addrIn(aux); a.IsValid() {
+					s.Aux = append(s.Aux, a)
+				}
+			}
+			slices.SortFunc(s.Aux, netip.Addr.Compare)
+			v6 := subnet.Addr().Is6()
+			if v6 {
+				d.IPv6 = append(d.IPv6, s)
+			} else {
+				d.IPv4 = append(d.IPv4, s)
+			}
+			if leased {
+				p := lan.PoolRequest{V6: v6, Subnet: s.Pool, Options: n.IPAM.Options}
+				p.Range, _ = netip.ParsePrefix(c.IPRange)
+				if subnet.Bits() == 0 {
+					p.Subnet = netip.Prefix{}
+				}
+				d.Pools = append(d.Pools, p)
+			}
+		}
+		v.Networks = append(v.Networks, d)
+	}
+	var err error
+	v.Endpoints, err = r.endpoints(ctx, ours)
+	return v, err
+}
+
+// endpoints are those of running containers on our networks.
+func (r *repairer) endpoints(ctx context.Context, ours map[string]bool) (eps []engine.DockerEndpoint, err error) {
+	var list []struct{ ID string }
+	if err := r.api.get(ctx, "/containers/json", &list); err != nil {
+		return nil, err
+	}
+	for _, c := range list {
+		var is struct {
+			Name            string
+			NetworkSettings struct {
+				SandboxKey string
+				Networks   map[string]*struct {
+					NetworkID, EndpointID, MacAddress string
+					IPAddress, GlobalIPv6Address      string
+					IPPrefixLen, GlobalIPv6PrefixLen  int
+				}
+			}
+		}
+		if err := r.api.get(ctx, "/containers/"+c.ID+"/json", &is); err != nil {
+			continue // it has just gone
+		}
+		for _, n := range is.NetworkSettings.Networks {
+			if n == nil || !ours[n.NetworkID] || n.EndpointID == "" {
+				continue
+			}
+			e := engine.DockerEndpoint{
+				NetworkID: n.NetworkID, EndpointID: n.EndpointID, Container: strings.TrimPrefix(is.Name, "/"), Sandbox: is.NetworkSettings.SandboxKey, MAC: n.MacAddress,
+			}
+			if a := addrIn(n.IPAddress); a.IsValid() {
+				e.IPv4 = netip.PrefixFrom(a, n.IPPrefixLen)
+			}
+			if a := addrIn(n.GlobalIPv6Address); a.IsValid() {
+				e.IPv6 = netip.PrefixFrom(a, n.GlobalIPv6PrefixLen)
+			}
+			eps = append(eps, e)
+		}
+	}
+	return eps, nil
+}
+
+// addrIn is the address in a text that may have a length; the zero Addr for none.
+func addrIn(s string) netip.Addr {
+	s, _, _ = strings.Cut(s, "/")
+	a, err := netip.ParseAddr(s)
+	if err != nil || a.IsUnspecified() {
+		return netip.Addr{}
+	}
+	return a
+}
+
+// driverName is the name that Docker gives the plugin at a socket.
+func driverName(socket string) string { return strings.TrimSuffix(filepath.Base(socket), ".sock") }
+
+// errNotRepaired comes when a step could not be done.
+var errNotRepaired = errors.New("not all could be repaired")
+
+func newRepair(g *globals) *cobra.Command {
+	var dry, asJSON bool
+	cmd := &cobra.Command{
+		Use:   "repair",
+		Short: "Compare what Docker, lanyard and the kernel have, and mend what does not fit",
+		Long: "Compare what Docker, lanyard's records and the kernel have, and mend what does not fit. It can\n\n" +
+			"adopt network     take a network in that Docker has and lanyard does not\n" +
+			"adopt endpoint    the same of a running container's endpoint\n" +
+			"forget network    forget one that Docker has no more\n" +
+			"drop endpoint     drop one whose container is gone\n" +
+			"restore link      give a running container the link that it lacks, as it was\n" +
+			"finish lease      let a container heed a change of its DHCP lease\n" +
+			"remove link       remove a link, sub-interface or shim of lanyard's that nobody uses\n" +
+			"release address   free an address that no container came for\n\n" +
+			"What was not made by lanyard is never touched. The daemon does most of this by itself, when it\n" +
+			"starts and once a minute; adopting it does by itself after a damaged state file. Nothing to do is\n" +
+			"success; what could not be done is an error.",
+		Example: "  lanyard repair --dry-run\n  lanyard repair\n  lanyard repair --dry-run --json | jq -r '.steps[].do'",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			done, err := g.client(cmd).Repair(cmd.Context(), dry)
+			if err != nil {
+				return explain(err)
+			}
+			out := cmd.OutOrStdout()
+			if asJSON {
+				err = printJSON(out, done)
+			} else {
+				err = printRepair(cmd, done, dry)
+			}
+			if err == nil && slices.ContainsFunc(done.Steps, func(s engine.Step) bool { return s.Error != "" }) {
+				return errNotRepaired
+			}
+			return err
+		},
+	}
+	cmd.Flags().BoolVarP(&dry, "dry-run", "n", false, "say what would be done, and do nothing")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func printRepair(cmd *cobra.Command, done *control.Repair, dry bool) error {
+	for _, n := range done.Notes {
+		fmt.Fprintln(cmd.ErrOrStderr(), "lanyard: "+n)
+	}
+	out := cmd.OutOrStdout()
+	if len(done.Steps) == 0 {
+		_, err := fmt.Fprintln(out, "Nothing to repair.")
+		return err
+	}
+	rows := [][]string{{"DO", "WHAT", "WHY", "RESULT"}}
+	for _, s := range done.Steps {
+		result := "done"
+		switch {
+		case dry:
+			result = "-"
+		case s.Error != "":
+			result = "failed: " + s.Error
+		}
+		rows = append(rows, []string{s.Do, s.What, s.Why, result})
+	}
+	return printTable(out, rows)
+}
