@@ -12,6 +12,7 @@ import (
 	"github.com/lanyard-net/lanyard/internal/acd"
 	"github.com/lanyard-net/lanyard/internal/lan"
 	"github.com/lanyard-net/lanyard/internal/link"
+	"github.com/lanyard-net/lanyard/internal/netns"
 	"github.com/lanyard-net/lanyard/internal/pool"
 	"github.com/lanyard-net/lanyard/internal/store"
 )
@@ -600,7 +601,7 @@ func (m *Manager) Joined(key string, e *lan.Endpoint) {
 	}
 	for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
 		if u := m.space(key).users[p.Addr()]; p.IsValid() && u != nil && u.endpoint == e.ID {
-			u.sandbox = e.Sandbox
+			u.sandbox, u.joined, u.seen = e.Sandbox, time.Now(), netns.Alive(e.Sandbox)
 		}
 	}
 }

@@ -193,7 +193,24 @@ func (m *Manager) mayTake(l *lease) bool {
 	}
 	addr := l.rec.Lease.Addr.Addr()
 	u := l.space.users[addr]
-	return l.space.handed[addr].IsZero() && (u == nil || u.sandbox != "" && !netns.Alive(u.sandbox))
+	return l.space.handed[addr].IsZero() && (u == nil || u.ended())
+}
+
+// sandboxTime is how long engines before 28, which make a container's namespace after they
+// had it join, may take for it, many containers started at once included.
+const sandboxTime = time.Minute
+
+// ended reports whether a container has gone without a word: its namespace is there no more.
+// The caller holds mu.
+func (u *user) ended() bool {
+	if u.sandbox == "" {
+		return false
+	}
+	if netns.Alive(u.sandbox) {
+		u.seen = true
+		return false
+	}
+	return u.seen || time.Since(u.joined) > sandboxTime
 }
 
 // vacate takes a lease from a container that has gone without a word. The caller holds mu.
@@ -213,22 +230,27 @@ func (m *Manager) lookAround(sp *space) {
 		return
 	}
 	var all []*lease
-	var sandboxes []string
+	var users []user
 	m.mu.Lock()
 	for addr, l := range sp.leases {
 		if u := sp.users[addr]; u != nil && u.sandbox != "" && l.rec.Owner == "" && l.rec.State == store.LeaseBound {
-			all, sandboxes = append(all, l), append(sandboxes, u.sandbox)
+			all, users = append(all, l), append(users, *u)
 		}
 	}
 	m.mu.Unlock()
 	gone := map[bool][]*lease{}
 	for i, l := range all {
-		if !netns.Alive(sandboxes[i]) {
+		if users[i].ended() {
 			gone[l.rec.V6] = append(gone[l.rec.V6], l)
 		}
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	for i, l := range all {
+		if u := sp.users[l.rec.Lease.Addr.Addr()]; u != nil && u.sandbox == users[i].sandbox {
+			u.seen = u.seen || users[i].seen
+		}
+	}
 	for _, list := range gone {
 		slices.SortFunc(list, bySince)
 	}

@@ -116,7 +116,9 @@ type user struct {
 	endpoint, network string
 	mac               string
 	sandbox           string
-	released          bool // Docker has given the address back already
+	joined            time.Time // when the container was told to join; zero: before we started
+	seen              bool      // its sandbox was there once
+	released          bool      // Docker has given the address back already
 	defended          time.Time
 	rival             *conflict // the last one that used the address as well
 }

@@ -303,3 +303,29 @@ func (s *site) within(d time.Duration, what string, ok func() bool) {
 		}
 	}
 }
+
+// Engines before 28 make a container's namespace after they had it join: until then its
+// lease is not taken for one of a container that has gone.
+func TestLeaseOfAContainerThatStarts(t *testing.T) {
+	withEach(t, func(t *testing.T, kind dhcpserver.Kind) {
+		s := newSite(t, kind, nil)
+		s.network("n1", true, false)
+		pool := s.pools["n1"][0]
+		p, err := s.RequestAddress(ctx, lan.AddressRequest{PoolID: pool})
+		s.must(err)
+		id := strings.Repeat("a", 64)
+		_, err = s.engine.AddEndpoint(ctx, engine.EndpointRequest{NetworkID: "n1", EndpointID: id, IPv4: p})
+		s.must(err)
+		_, err = s.engine.Join(ctx, "n1", id, filepath.Join(s.dir, "not-there-yet"))
+		s.must(err)
+		time.Sleep(1100 * time.Millisecond) // those that have gone are looked for each second
+		other := s.run("n1", "")
+		if other.addrs[0] == p {
+			t.Errorf("%s is given to another container while the one that has it starts", p)
+		}
+		other.stop()
+		s.must(s.engine.Leave(ctx, "n1", id))
+		s.must(s.engine.DeleteEndpoint(ctx, "n1", id))
+		s.must(s.ReleaseAddress(ctx, pool, p.Addr()))
+	})
+}
