@@ -46,7 +46,7 @@ func TestStateFileDamaged(t *testing.T) {
 		u.says("lanyard repair --dry-run 2>&1", "Nothing to repair", "lanyard.db.damaged-")
 		u.says("grep 'state file was damaged' "+u.LanyardLog(), "lanyard.db.damaged-")
 		for _, n := range names {
-			u.fails(run+"--rm --network "+n+" --ip "+addrs[n]+" busybox:lab")
+			u.fails(run + "--rm --network " + n + " --ip " + addrs[n] + " busybox:lab")
 			u.sh("docker restart -t0 c-" + n)
 		}
 		time.Sleep(time.Second)
