@@ -10,6 +10,9 @@ FUZZTIME   ?= 10s
 ENGINE     ?= 20.10
 NODE       ?= 1
 LIVES      ?= 400
+STORMS     ?= 20
+SEED       ?=
+MINUTES    ?= 30
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 BUILDFLAGS  = -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)'
@@ -89,6 +92,14 @@ test: ## everything: lint, unit, kernel, engines, lab; installs what it needs
 .PHONY: test-engine29
 test-engine29: ## the tests of package engines on a pre-release of Docker 29; builds it the first time, some minutes
 	LANYARD_ENGINES=29 $(GO) test -count=1 -tags lab -timeout 40m ./e2e/engines
+
+.PHONY: chaos
+chaos: ## containers that come and go while lanyard, Docker and the parent are taken away, STORMS=20 of 20 seconds
+	LANYARD_CHAOS=$(STORMS) LANYARD_SEED=$(SEED) $(GO) test -count=1 -tags lab -v -timeout 3h -run TestChaos ./e2e/engines
+
+.PHONY: load
+load: ## 500 containers on 50 networks, 24 commands in flight, for MINUTES=30 of them; prints the figures of docs/reliability.md
+	LANYARD_LOAD=$(MINUTES) LANYARD_ENGINES=28.5 $(GO) test -count=1 -tags lab -v -timeout 3h -run TestLoad ./e2e/engines
 
 .PHONY: soak
 soak: ## containers that come and go on short DHCP leases, with faults, LIVES=400 of them, 15 minutes

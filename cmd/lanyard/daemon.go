@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -130,7 +131,7 @@ func runDaemon(ctx context.Context, c daemonConfig) (err error) {
 	if err != nil {
 		return err
 	}
-	late := &latecomers{api: dockerAPI(), log: c.log, silent: make(chan string, 64)}
+	late := &latecomers{api: dockerAPI(), log: c.log, silent: make(chan string, 64), socket: filepath.Base(c.pluginSocket)}
 	addresses, err := ipam.New(ipam.Config{DB: db, Links: links, Log: c.log, Silent: late.tell}, state)
 	if err != nil {
 		return err

@@ -27,12 +27,16 @@ const (
 	startsAtOnce = 16
 	// startPatience is how long Docker may take to start one.
 	startPatience = time.Minute
+	// Docker goes on for some time with what lanyard's end cut off, so who was given up for
+	// that is looked for each lookBehind until lookBehindFor after our start.
+	lookBehind    = 10 * time.Second
+	lookBehindFor = 2 * time.Minute
 )
 
 // latecomers starts containers whose restart policy wants them to run and that Docker
 // gave up since no DHCP server answered, or since the parent was not there: a host that
-// boots before the site's server, or whose interface comes late. Docker tries once when it
-// starts, and not again.
+// boots before the site's server, or whose interface comes late; or since lanyard was killed
+// while it was asked. Docker tries once when it starts, and not again.
 //
 // It is the one place where the daemon asks Docker anything, and it is no part of
 // serving Docker, which may be waiting for us.
@@ -41,6 +45,7 @@ type latecomers struct {
 	answer func(ctx context.Context, networkID string) bool
 	log    *slog.Logger
 	silent chan string // network IDs
+	socket string      // the plugin socket's name, which Docker says when nobody answers on it
 }
 
 // reasons are what Docker says of a container that was given up for what lanyard waits for.
@@ -55,14 +60,20 @@ func (l *latecomers) tell(networkID string) {
 }
 
 func (l *latecomers) Run(ctx context.Context) error {
-	// Those that Docker gave up while no lanyard ran.
 	networks := map[string]bool{}
-	all, _ := l.waiting(ctx) // Docker may not run yet
-	for _, c := range all {
-		for _, id := range c.networks {
-			networks[id] = true
+	// behind takes those in that Docker gave up while no lanyard ran.
+	behind := func() {
+		all, _ := l.waiting(ctx) // Docker may not run yet
+		for _, c := range all {
+			for _, id := range c.networks {
+				networks[id] = true
+			}
 		}
 	}
+	behind()
+	start := time.Now()
+	again := time.NewTicker(lookBehind)
+	defer again.Stop()
 	pause := lookFirst
 	for {
 		var tick <-chan time.Time
@@ -75,6 +86,11 @@ func (l *latecomers) Run(ctx context.Context) error {
 		case id := <-l.silent:
 			if !networks[id] {
 				networks[id], pause = true, lookFirst
+			}
+			continue
+		case <-again.C:
+			if behind(); time.Since(start) > lookBehindFor {
+				again.Stop()
 			}
 			continue
 		case <-tick:
@@ -112,7 +128,7 @@ func (l *latecomers) look(ctx context.Context, networks map[string]bool) {
 				l.log.Warn("container not started, though what it waited for is there now", "container", c.name, "err", err)
 				return nil
 			}
-			l.log.Info("started: container whose restart policy wants it to run, which had found no DHCP server or no parent", "container", c.name)
+			l.log.Info("started: container whose restart policy wants it to run, which had found no DHCP server, no parent or no lanyard", "container", c.name)
 			return nil
 		})
 	}
@@ -125,8 +141,14 @@ type waiter struct {
 	networks []string // all that it is to be on
 }
 
+// givenUp reports whether Docker says of a container that it was given up for what lanyard
+// waits for.
+func (l *latecomers) givenUp(why string) bool {
+	return slices.ContainsFunc(append(reasons, l.socket), func(r string) bool { return strings.Contains(why, r) })
+}
+
 // waiting are the containers that ran before, are to be restarted, and could not be for
-// want of a DHCP server or a parent.
+// want of a DHCP server, a parent or lanyard.
 func (l *latecomers) waiting(ctx context.Context) ([]waiter, error) {
 	var list []struct{ ID string }
 	if err := l.api.get(ctx, "/containers/json?all=1&filters="+url.QueryEscape(`{"status":["exited"]}`), &list); err != nil {
@@ -148,7 +170,7 @@ func (l *latecomers) waiting(ctx context.Context) ([]waiter, error) {
 		if err := l.api.get(ctx, "/containers/"+c.ID+"/json", &is); err != nil {
 			continue // it has just gone
 		}
-		if p := is.HostConfig.RestartPolicy.Name; p == "" || p == "no" || is.State.StartedAt.IsZero() || !slices.ContainsFunc(reasons, func(r string) bool { return strings.Contains(is.State.Error, r) }) {
+		if p := is.HostConfig.RestartPolicy.Name; p == "" || p == "no" || is.State.StartedAt.IsZero() || !l.givenUp(is.State.Error) {
 			continue
 		}
 		w := waiter{id: is.ID, name: strings.TrimPrefix(is.Name, "/")}

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -63,7 +64,11 @@ func runAll(m *testing.M) (code int) {
 
 func start(ctx context.Context, dir string) error {
 	lanyard := filepath.Join(dir, "lanyard")
-	build := exec.Command("go", "build", "-race", "-o", lanyard, "github.com/lanyard-net/lanyard/cmd/lanyard")
+	flags := []string{"build", "-o", lanyard, "-race", "github.com/lanyard-net/lanyard/cmd/lanyard"}
+	if os.Getenv("LANYARD_LOAD") != "" {
+		flags = slices.Delete(flags, 3, 4) // what is measured is what users have
+	}
+	build := exec.Command("go", flags...)
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build: %w: %s", err, out)
 	}

@@ -159,6 +159,7 @@ func (e *Engine) Run(ctx context.Context) error {
 			e.sweep()
 		case <-e.bell:
 			e.heal()
+			pause(ctx, healRest) // one change of a link comes in several messages
 		}
 	}
 }

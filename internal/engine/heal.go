@@ -22,6 +22,8 @@ const (
 	// ownersTurn is how long whoever made a sub-interface that has gone may take to make it
 	// again, before we do.
 	ownersTurn = 10 * time.Second
+	// healRest is how often at most the parents are looked at.
+	healRest = 20 * time.Millisecond
 	// announceRest is how often at most a parent that comes up has its containers announced.
 	announceRest = 5 * time.Second
 	// atOnce is how many containers get their links back at the same time. The kernel makes
