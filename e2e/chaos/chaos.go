@@ -61,10 +61,11 @@ type (
 		Problem    string `json:"problem"`
 	}
 	address struct {
-		Address  string `json:"address"`
-		State    string `json:"state"`
-		Endpoint string `json:"endpoint"`
-		Wire     string `json:"wire"`
+		Address  string    `json:"address"`
+		State    string    `json:"state"`
+		Endpoint string    `json:"endpoint"`
+		Wire     string    `json:"wire"`
+		Since    time.Time `json:"since"`
 	}
 	lease struct {
 		ID       string `json:"id"`
@@ -160,7 +161,12 @@ func (v *View) Problems() (problems []string) {
 	}
 	for _, c := range v.Containers {
 		policy := c.HostConfig.RestartPolicy.Name
-		if wanted := policy == "always" || policy == "unless-stopped"; wanted && c.State.Status != "running" && !c.State.StartedAt.IsZero() {
+		// A dockerd that is killed while it waits to restart a container may leave it
+		// "restarting" for ever, without asking anybody for anything.
+		stuck := c.State.Status == "restarting" && c.State.Error == ""
+		// "dead" and "removing" is one whose removal was cut off.
+		stuck = stuck || c.State.Status == "dead" || c.State.Status == "removing"
+		if wanted := policy == "always" || policy == "unless-stopped"; wanted && c.State.Status != "running" && !stuck && !c.State.StartedAt.IsZero() {
 			bad("container %s has restart policy %s and is %s: %s", c.Name, policy, c.State.Status, c.State.Error)
 		}
 		if c.State.Status != "running" {
@@ -247,7 +253,9 @@ func (v *View) addressProblems() (problems []string) {
 		has[e.ID] = true
 	}
 	for _, a := range v.Addresses {
-		if (a.State == "used" || a.State == "starting") && !has[a.Endpoint] {
+		// What Docker was killed over is taken back when no container has come for 5 minutes.
+		starts := a.State == "starting" && time.Since(a.Since) > 6*time.Minute
+		if (a.State == "used" || starts) && !has[a.Endpoint] {
 			problems = append(problems, fmt.Sprintf("address %s of %s is %s, and no container has it", a.Address, a.Wire, a.State))
 		}
 	}

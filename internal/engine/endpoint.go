@@ -341,6 +341,9 @@ func (e *Engine) join(networkID, endpointID, sandbox string) (*Attachment, error
 	written := e.db.Begin(store.PutEndpoint(&after))
 	leases := e.ipam.LeasesOf(before.Leases)
 	err = e.addLink(ep.net, before, leases, parent)
+	if err == nil && e.lingers(ep.net, before.MAC) {
+		err = e.links.AwaitMAC(before.LinkName(), macPatience)
+	}
 	werr := <-written
 	switch {
 	case err == nil && werr == nil:
@@ -348,13 +351,15 @@ func (e *Engine) join(networkID, endpointID, sandbox string) (*Attachment, error
 		e.trash.put(before.LinkName())
 		return nil, werr
 	case werr == nil:
+		e.trash.put(before.LinkName()) // it may be there
 		return nil, errors.Join(err, e.db.Write(store.PutEndpoint(&before)))
 	default:
+		e.trash.put(before.LinkName())
 		return nil, errors.Join(err, werr)
 	}
 	e.mu.Lock()
 	ep.rec, ep.left, ep.warned, ep.told = after, false, false, ""
-	ep.shape, ep.ownMTU = nil, 0
+	ep.shape, ep.ownMTU, ep.touched = nil, 0, time.Now()
 	e.mu.Unlock()
 	e.unseen.add(sandbox)
 	e.ipam.Joined(ep.net.rec.Key, &after)
@@ -508,7 +513,7 @@ func (e *Engine) Leave(_ context.Context, networkID, endpointID string) error {
 	}
 	defer e.letGo(ep)
 	e.mu.Lock()
-	ep.left = true
+	ep.left, ep.touched = true, time.Now()
 	sandbox := ep.rec.Sandbox
 	e.mu.Unlock()
 	e.unseen.add(sandbox) // its other links may have a default route now
@@ -531,14 +536,42 @@ func (e *Engine) remove(ep *endpoint) error {
 	if err := e.db.Write(ops...); err != nil {
 		return err
 	}
-	e.forget(ep.rec.ID)
+	e.forget(ep)
 	e.closeHost(ep.net, &ep.rec)
 	e.trash.put(ep.rec.LinkName())
 	return nil
 }
 
-func (e *Engine) forget(id string) {
+// forget takes an endpoint out of those that stand. A link that Docker did not give back goes
+// with its namespace, for which the kernel takes its time.
+func (e *Engine) forget(ep *endpoint) {
+	lingers := ep.rec.MAC != "" && ep.rec.Sandbox != "" && !e.links.Exists(ep.rec.LinkName())
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	delete(e.endpoints, id)
+	delete(e.endpoints, ep.rec.ID)
+	if lingers {
+		e.lingering[ep.net.rec.Key+" "+ep.rec.MAC] = time.Now()
+	}
+}
+
+const (
+	// lingerTime is how long a link may be there after its container has gone.
+	lingerTime = time.Minute
+	// macPatience is how long a container that starts waits for such a link with its MAC
+	// address.
+	macPatience = 10 * time.Second
+)
+
+// lingers reports whether a link with a MAC address may still be on a network's parent, since
+// its container has just gone without giving it back.
+func (e *Engine) lingers(n *network, mac string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for who, since := range e.lingering {
+		if time.Since(since) > lingerTime {
+			delete(e.lingering, who)
+		}
+	}
+	_, ok := e.lingering[n.rec.Key+" "+mac]
+	return ok
 }

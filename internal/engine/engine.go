@@ -59,6 +59,7 @@ type Engine struct {
 	mu        sync.Mutex // guards the maps and the fields that say so
 	networks  map[string]*network
 	endpoints map[string]*endpoint
+	lingering map[string]time.Time // by wire and MAC address; see lingers
 }
 
 // network is a network that stands.
@@ -85,10 +86,12 @@ type endpoint struct {
 
 	verb sync.Mutex // held by a verb on this endpoint
 
-	rec    lan.Endpoint // guarded by Engine.mu
-	left   bool         // guarded by Engine.mu; Leave was called after Join
-	warned bool         // guarded by Engine.mu; the wish for a name was dealt with
-	told   string       // guarded by Engine.mu; what its container knows of the host
+	rec  lan.Endpoint // guarded by Engine.mu
+	left bool         // guarded by Engine.mu; Leave was called after Join
+	// touched is guarded by Engine.mu; when it was joined or left last, or we started.
+	touched time.Time
+	warned  bool   // guarded by Engine.mu; the wish for a name was dealt with
+	told    string // guarded by Engine.mu; what its container knows of the host
 
 	shape  *link.Shape // guarded by Engine.mu; what the link in the container is like; nil: not known
 	ownMTU int         // guarded by Engine.mu; its MTU in bytes, if it was set in the container
@@ -106,7 +109,7 @@ func New(c Config) (*Engine, error) {
 	e := &Engine{
 		db: c.DB, links: c.Links, ipam: c.Addresses, log: c.Log, greeter: newGreeter(), noParent: c.NoParent,
 		bell: make(chan struct{}, 1), unseen: newUnseen(),
-		networks: map[string]*network{}, endpoints: map[string]*endpoint{},
+		networks: map[string]*network{}, endpoints: map[string]*endpoint{}, lingering: map[string]time.Time{},
 	}
 	e.trash.remove = func(names []string) {
 		if err := c.Links.DeleteAll(names); err != nil {
@@ -127,7 +130,7 @@ func New(c Config) (*Engine, error) {
 			c.Log.Warn("endpoint of an unknown network", "endpoint", rec.ID, "network", rec.NetworkID)
 			continue
 		}
-		e.endpoints[rec.ID] = &endpoint{net: n, rec: *rec}
+		e.endpoints[rec.ID] = &endpoint{net: n, rec: *rec, touched: time.Now()}
 		if _, err := e.ipam.Assign(&n.rec.Network, n.rec.Key, rec, rec.MAC, true); err != nil {
 			return nil, err
 		}

@@ -19,6 +19,7 @@ import (
 	"github.com/lanyard-net/lanyard/internal/kerneltest"
 	"github.com/lanyard-net/lanyard/internal/lan"
 	"github.com/lanyard-net/lanyard/internal/link"
+	"github.com/lanyard-net/lanyard/internal/netns"
 	"github.com/lanyard-net/lanyard/internal/store"
 )
 
@@ -644,5 +645,46 @@ func (b *bench) put(rec lan.Endpoint) {
 	b.t.Helper()
 	if err := b.db.Write(store.PutEndpoint(&rec)); err != nil {
 		b.t.Fatal(err)
+	}
+}
+
+// A container crashes, and the kernel has not taken its namespace apart when it starts again
+// with its address, and so its MAC address.
+func TestStartWhileTheOldLinkLingers(t *testing.T) {
+	b := newBench(t)
+	b.create("net1", "parent=eth1")
+	old := b.run("net1", "ep1", "192.168.11.2/16")
+	open, err := netns.Open(old.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	old.Vanish()
+	b.add("net1", "ep2", "192.168.11.2/16")
+	time.AfterFunc(500*time.Millisecond, func() { open.Close() })
+	c := b.enter("net1", "ep2", netip.MustParsePrefix("192.168.11.2/16"))
+	if got := state(c); !strings.Contains(got, "192.168.11.2/16") {
+		t.Error(got)
+	}
+}
+
+// Docker is killed before it takes a link that it asked for.
+func TestLinkThatDockerNeverTook(t *testing.T) {
+	b := newBench(t)
+	b.create("net1", "parent=eth1")
+	b.add("net1", "ep1", "192.168.11.2/16")
+	if _, err := b.Join(ctx, "net1", "ep1", "/run/docker/netns/none"); err != nil {
+		t.Fatal(err)
+	}
+	b.sweep()
+	if got := b.Endpoints(); len(got) != 1 {
+		t.Fatalf("swept while Docker may yet take it: %+v", got)
+	}
+	b.mu.Lock()
+	b.endpoints["ep1"].touched = time.Now().Add(-startTime - time.Second)
+	b.mu.Unlock()
+	b.sweep()
+	b.trash.wait()
+	if got := b.Endpoints(); len(got) != 0 || b.links.Exists("ly-ep1") {
+		t.Errorf("left: %+v, %v", got, b.host.Links())
 	}
 }

@@ -187,6 +187,7 @@ func (e *Engine) adoptEndpoint(ctx context.Context, d DockerEndpoint) error {
 	}
 	defer e.letGo(ep)
 	e.mu.Lock()
+	ep.touched = time.Now()
 	rec = ep.rec
 	rec.Sandbox, rec.Link = d.Sandbox, "eth0" // or what the survey finds
 	if ep.net.parent != nil {

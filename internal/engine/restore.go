@@ -143,22 +143,25 @@ func (e *Engine) wanted(key string) bool {
 	return false
 }
 
-// stale reports whether an endpoint's container is gone: its link is not in the
-// host's namespace, and its sandbox is no namespace any more. An endpoint that no
-// sandbox joined is stale when it is older than unjoined. A verb at work on the
-// endpoint proves that it is not.
+// stale reports whether an endpoint's container is gone: its sandbox is no namespace any
+// more, and its link is not in the host's, or has been there for as long as Docker could take to
+// fetch it. An endpoint that no sandbox joined is stale when it is older than unjoined. A verb
+// at work on the endpoint proves that it is not.
 func (e *Engine) stale(ep *endpoint, unjoined time.Duration) bool {
 	if !ep.verb.TryLock() {
 		return false
 	}
 	defer ep.verb.Unlock()
 	e.mu.Lock()
-	rec := ep.rec
+	rec, touched := ep.rec, ep.touched
 	e.mu.Unlock()
-	if rec.Sandbox == "" {
+	switch {
+	case rec.Sandbox == "":
 		return time.Since(rec.Created) > unjoined
+	case netns.Alive(rec.Sandbox):
+		return false
 	}
-	return !netns.Alive(rec.Sandbox) && !e.links.Exists(rec.LinkName())
+	return !e.links.Exists(rec.LinkName()) || time.Since(touched) > startTime
 }
 
 // drop removes a stale endpoint.

@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -210,6 +211,32 @@ func (l *Links) Probe(parentIndex int, kind lan.Kind, mode lan.Mode) (made strin
 	}
 	c.Kind = kind // for the words of the error
 	return "", explainAdd(err, c)
+}
+
+// AwaitMAC waits until a macvlan link can be set up, which the kernel refuses while another one
+// on the parent has its MAC address and is up (macvlan_open): the one of a container that has
+// gone, until the kernel has taken its namespace apart. The link is down before and after.
+func (l *Links) AwaitMAC(name string, patience time.Duration) error {
+	link, err := l.h.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("link %s: %w", name, err)
+	}
+	// It is to say nothing here. In the container it has settings of its own.
+	if err := l.setSysctl("ipv6", name, "disable_ipv6", 1); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("link %s: disable_ipv6: %w", name, err)
+	}
+	for end := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+		err := l.h.LinkSetUp(link)
+		switch {
+		case err == nil:
+			return l.h.LinkSetDown(link)
+		case !errors.Is(err, unix.EADDRINUSE):
+			return fmt.Errorf("set %s up: %w", name, err)
+		case time.Now().After(end):
+			return lan.Refusef(lan.ErrConflict, "MAC address %s is still that of another link on the parent, of a container that has gone %s ago or more; "+
+				"try: again in a moment", link.Attrs().HardwareAddr, patience)
+		}
+	}
 }
 
 // Exists reports whether a link of ours has this name here.
