@@ -136,7 +136,7 @@ func runDaemon(ctx context.Context, c daemonConfig) (err error) {
 	if err != nil {
 		return err
 	}
-	e, err := engine.New(engine.Config{DB: db, Links: links, Addresses: addresses, State: state, Log: c.log, NoParent: late.tell})
+	e, err := engine.New(engine.Config{DB: db, Links: links, Addresses: addresses, State: state, Log: c.log, Waits: late.tell})
 	if err != nil {
 		return err
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/lanyard-net/lanyard/internal/dhcp"
 	"github.com/lanyard-net/lanyard/internal/engine"
+	"github.com/lanyard-net/lanyard/internal/link"
 )
 
 const (
@@ -49,7 +50,7 @@ type latecomers struct {
 }
 
 // reasons are what Docker says of a container that was given up for what lanyard waits for.
-var reasons = []string{dhcp.NoLease, engine.NoParent, engine.NoNetwork}
+var reasons = []string{dhcp.NoLease, engine.NoParent, engine.NoNetwork, link.MACBusy}
 
 // tell notes that a container did not start on a network. It never blocks.
 func (l *latecomers) tell(networkID string) {

@@ -100,7 +100,7 @@ func newDoor(b *testing.B) *door {
 	if err != nil {
 		b.Fatal(err)
 	}
-	e, err := engine.New(engine.Config{DB: db, Links: links, Addresses: addresses, State: state, Log: log, NoParent: func(string) {}})
+	e, err := engine.New(engine.Config{DB: db, Links: links, Addresses: addresses, State: state, Log: log, Waits: func(string) {}})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -292,7 +292,7 @@ func (e *Engine) Join(_ context.Context, networkID, endpointID, sandbox string) 
 	e.making.Unlock()
 	if err != nil {
 		if errors.Is(err, lan.ErrUnavailable) {
-			e.noParent(networkID)
+			e.waits(networkID)
 			err = fmt.Errorf(NoParent+": %w", err)
 		}
 		return nil, err
@@ -342,7 +342,9 @@ func (e *Engine) join(networkID, endpointID, sandbox string) (*Attachment, error
 	leases := e.ipam.LeasesOf(before.Leases)
 	err = e.addLink(ep.net, before, leases, parent)
 	if err == nil && e.lingers(ep.net, before.MAC) {
-		err = e.links.AwaitMAC(before.LinkName(), macPatience)
+		if err = e.links.AwaitMAC(before.LinkName(), macPatience); err != nil {
+			e.waits(networkID)
+		}
 	}
 	werr := <-written
 	switch {

@@ -30,9 +30,9 @@ type Config struct {
 	Addresses *ipam.Manager
 	State     store.State // of DB
 	Log       *slog.Logger
-	// NoParent is told of networks on which a container did not start since the parent was
-	// not there. It does not block.
-	NoParent func(networkID string)
+	// Waits is told of networks on which a container did not start for what comes or goes by
+	// itself: the parent, or the link of a container that has gone. It does not block.
+	Waits func(networkID string)
 }
 
 // Engine holds the networks and endpoints of this host. Its verbs may be called
@@ -45,10 +45,10 @@ type Engine struct {
 	log   *slog.Logger
 	trash bin
 
-	greeter  *greeter
-	noParent func(networkID string)
-	bell     chan struct{} // asks Run to look at the parents; has room for one
-	unseen   *unseen
+	greeter *greeter
+	waits   func(networkID string)
+	bell    chan struct{} // asks Run to look at the parents; has room for one
+	unseen  *unseen
 
 	// making is held by whatever makes or removes a network or a parent.
 	// Locks are taken in the order network.use, making, endpoint.verb, access, mu.
@@ -107,7 +107,7 @@ func (e *Engine) Addresses() *ipam.Manager { return e.ipam }
 func New(c Config) (*Engine, error) {
 	s := c.State
 	e := &Engine{
-		db: c.DB, links: c.Links, ipam: c.Addresses, log: c.Log, greeter: newGreeter(), noParent: c.NoParent,
+		db: c.DB, links: c.Links, ipam: c.Addresses, log: c.Log, greeter: newGreeter(), waits: c.Waits,
 		bell: make(chan struct{}, 1), unseen: newUnseen(),
 		networks: map[string]*network{}, endpoints: map[string]*endpoint{}, lingering: map[string]time.Time{},
 	}

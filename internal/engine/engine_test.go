@@ -70,7 +70,7 @@ func (b *bench) start() {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	e, err := New(Config{DB: db, Links: links, Addresses: addresses, State: state, Log: log, NoParent: func(string) {}})
+	e, err := New(Config{DB: db, Links: links, Addresses: addresses, State: state, Log: log, Waits: func(string) {}})
 	if err != nil {
 		b.t.Fatal(err)
 	}

@@ -117,7 +117,7 @@ func (s *site) start() {
 	log := slog.New(slog.NewTextHandler(s.log, nil))
 	s.Manager, err = ipam.New(ipam.Config{DB: db, Links: links, Log: log}, state)
 	s.must(err)
-	s.engine, err = engine.New(engine.Config{DB: db, Links: links, Addresses: s.Manager, State: state, Log: log, NoParent: func(string) {}})
+	s.engine, err = engine.New(engine.Config{DB: db, Links: links, Addresses: s.Manager, State: state, Log: log, Waits: func(string) {}})
 	s.must(err)
 	run, cancel := context.WithCancel(ctx)
 	done := make(chan error)

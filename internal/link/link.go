@@ -213,6 +213,10 @@ func (l *Links) Probe(parentIndex int, kind lan.Kind, mode lan.Mode) (made strin
 	return "", explainAdd(err, c)
 }
 
+// MACBusy is in the text of AwaitMAC's error when it has waited in vain, for those to whom
+// Docker tells no more.
+const MACBusy = "is still that of another link on the parent"
+
 // AwaitMAC waits until a macvlan link can be set up, which the kernel refuses while another one
 // on the parent has its MAC address and is up (macvlan_open): the one of a container that has
 // gone, until the kernel has taken its namespace apart. The link is down before and after.
@@ -233,8 +237,8 @@ func (l *Links) AwaitMAC(name string, patience time.Duration) error {
 		case !errors.Is(err, unix.EADDRINUSE):
 			return fmt.Errorf("set %s up: %w", name, err)
 		case time.Now().After(end):
-			return lan.Refusef(lan.ErrConflict, "MAC address %s is still that of another link on the parent, of a container that has gone %s ago or more; "+
-				"try: again in a moment", link.Attrs().HardwareAddr, patience)
+			return lan.Refusef(lan.ErrConflict, "MAC address %s "+MACBusy+", of a container that has gone %s ago or more; try: again in a moment",
+				link.Attrs().HardwareAddr, patience)
 		}
 	}
 }
