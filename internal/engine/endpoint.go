@@ -460,10 +460,7 @@ func (e *Engine) pastTrash(add func() error) error {
 // the address, it says gateway and routes, unless the user does.
 func attachment(n *network, rec lan.Endpoint, leases []lan.Lease) *Attachment {
 	a := &Attachment{SrcName: rec.LinkName(), DstPrefix: "eth", DstName: rec.IfName}
-	for _, p := range []netip.Prefix{rec.IPv4, rec.IPv6} {
-		if !p.IsValid() {
-			continue
-		}
+	for _, p := range rec.Addrs() {
 		subnet, _ := n.rec.SubnetOf(p.Addr())
 		gw := subnet.Gateway
 		for _, l := range leases {

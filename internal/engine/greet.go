@@ -75,10 +75,8 @@ func (e *Engine) greet(ep *endpoint, rec lan.Endpoint) {
 	n := ep.net
 	var addrs []netip.Addr
 	if count, _ := n.rec.Announce.Messages(); count > 0 && !n.rec.L3() {
-		for _, p := range []netip.Prefix{rec.IPv4, rec.IPv6} {
-			if p.IsValid() {
-				addrs = append(addrs, p.Addr())
-			}
+		for _, p := range rec.Addrs() {
+			addrs = append(addrs, p.Addr())
 		}
 	}
 	g := e.greeter

@@ -124,10 +124,7 @@ func (e *Engine) hostPaths(rec *lan.Endpoint, shim *link.Shim, known []netip.Pre
 	if mac == "" {
 		mac = shim.MAC.String() // ipvlan: all have the parent's
 	}
-	for _, p := range []netip.Prefix{rec.IPv4, rec.IPv6} {
-		if !p.IsValid() {
-			continue
-		}
+	for _, p := range rec.Addrs() {
 		from := e.links.HostAddrFor(p.Addr(), known)
 		if !from.IsValid() {
 			err = errors.Join(err, lan.Refusef(lan.ErrUnavailable, "the host has no address that container %s could see; try: ip addr add, on the parent", p.Addr()))
@@ -231,11 +228,9 @@ func (e *Engine) closeHost(n *network, rec *lan.Endpoint) {
 	if err != nil || shim == nil {
 		return // and its routes with it
 	}
-	for _, p := range []netip.Prefix{rec.IPv4, rec.IPv6} {
-		if p.IsValid() {
-			if err := e.links.RemoveHostPath(shim, p.Addr()); err != nil {
-				e.log.Warn("host access: path stays until the next look", "address", p.Addr(), "err", err)
-			}
+	for _, p := range rec.Addrs() {
+		if err := e.links.RemoveHostPath(shim, p.Addr()); err != nil {
+			e.log.Warn("host access: path stays until the next look", "address", p.Addr(), "err", err)
 		}
 	}
 }

@@ -537,9 +537,9 @@ func (m *Manager) Assign(n *lan.Network, key string, e *lan.Endpoint, mac string
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	sp := m.space(key)
-	for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
+	for _, p := range e.Addrs() {
 		addr := p.Addr()
-		if !p.IsValid() || again {
+		if again {
 			continue
 		}
 		if u := sp.users[addr]; u != nil && u.endpoint != e.ID {
@@ -580,12 +580,10 @@ func (m *Manager) Assign(n *lan.Network, key string, e *lan.Endpoint, mac string
 			m.keeper.Hold(id, m.due(l))
 		}
 	}
-	for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
-		if addr := p.Addr(); p.IsValid() {
-			sp.set.Take(addr)
-			delete(sp.handed, addr)
-			sp.use(addr, &user{endpoint: e.ID, network: n.ID, mac: mac, sandbox: e.Sandbox})
-		}
+	for _, p := range e.Addrs() {
+		sp.set.Take(p.Addr())
+		delete(sp.handed, p.Addr())
+		sp.use(p.Addr(), &user{endpoint: e.ID, network: n.ID, mac: mac, sandbox: e.Sandbox})
 	}
 	return ops, nil
 }
@@ -599,8 +597,8 @@ func (m *Manager) Joined(key string, e *lan.Endpoint) {
 			m.retell(l, 2*time.Second)
 		}
 	}
-	for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
-		if u := m.space(key).users[p.Addr()]; p.IsValid() && u != nil && u.endpoint == e.ID {
+	for _, p := range e.Addrs() {
+		if u := m.space(key).users[p.Addr()]; u != nil && u.endpoint == e.ID {
 			u.sandbox, u.joined, u.seen = e.Sandbox, time.Now(), netns.Alive(e.Sandbox)
 		}
 	}
@@ -637,10 +635,7 @@ func (m *Manager) Leave(n *lan.Network, key string, e *lan.Endpoint) (ops []stor
 			}
 		}
 	}()
-	for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
-		if !p.IsValid() {
-			continue
-		}
+	for _, p := range e.Addrs() {
 		m.mu.Lock()
 		addr, sp := p.Addr(), m.space(key)
 		u := sp.users[addr]

@@ -244,6 +244,16 @@ type Endpoint struct {
 	Created time.Time `json:"created"`
 }
 
+// Addrs are the endpoint's addresses, of each family that it has one of.
+func (e *Endpoint) Addrs() (addrs []netip.Prefix) {
+	for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
+		if p.IsValid() {
+			addrs = append(addrs, p)
+		}
+	}
+	return addrs
+}
+
 // LinkName is the link's name in the host's namespace, before Docker moves it
 // into the container and after it comes back. It follows from the ID alone, so
 // that a record of the endpoint is enough to find what a crash left behind.
