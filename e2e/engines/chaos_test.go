@@ -6,8 +6,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -22,20 +20,8 @@ import (
 // anybody's twice, nothing is left, and who is to be restarted runs. LANYARD_CHAOS is the
 // number of storms, and LANYARD_SEED repeats one's choices.
 func TestChaos(t *testing.T) {
-	storms := 2
-	if text := os.Getenv("LANYARD_CHAOS"); text != "" {
-		var err error
-		if storms, err = strconv.Atoi(text); err != nil {
-			t.Fatal(err)
-		}
-	}
-	seed := uint64(time.Now().UnixNano())
-	if text := os.Getenv("LANYARD_SEED"); text != "" {
-		var err error
-		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
-			t.Fatal(err)
-		}
-	}
+	storms := int(chaos.Number(t, "LANYARD_CHAOS", 2))
+	seed := chaos.Number(t, "LANYARD_SEED", uint64(time.Now().UnixNano()))
 	t.Logf("seed %d", seed)
 	onEach(t, func(u *user) { (&storm{user: u, random: rand.New(rand.NewPCG(seed, 1))}).run(storms, seed) })
 }

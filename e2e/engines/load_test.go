@@ -41,11 +41,7 @@ func TestLoad(t *testing.T) {
 	onNewest(t, func(u *user) {
 		l := &load{user: u, networks: 4, containers: 16, hands: 6}
 		every, samples := 5*time.Second, 6
-		if text := os.Getenv("LANYARD_LOAD"); text != "" {
-			minutes, err := strconv.Atoi(text)
-			if err != nil {
-				t.Fatal(err)
-			}
+		if minutes := int(chaos.Number(t, "LANYARD_LOAD", 0)); minutes > 0 {
 			l.networks, l.containers, l.hands = 50, 500, 24
 			every, samples = time.Minute, minutes
 		}

@@ -7,13 +7,12 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
-	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/lanyard-net/lanyard/e2e/chaos"
 	"github.com/lanyard-net/lanyard/e2e/dhcpserver"
 )
 
@@ -22,13 +21,7 @@ import (
 // ever have one address, and at the end everybody has one that the server knows.
 // LANYARD_SOAK is how often a container starts (20), each time a lease's life.
 func TestDHCPSoak(t *testing.T) {
-	lives := 20
-	if text := os.Getenv("LANYARD_SOAK"); text != "" {
-		var err error
-		if lives, err = strconv.Atoi(text); err != nil {
-			t.Fatal(err)
-		}
-	}
+	lives := int(chaos.Number(t, "LANYARD_SOAK", 20))
 	onNewest(t, func(u *user) { (&soak{user: u}).run(lives) })
 }
 

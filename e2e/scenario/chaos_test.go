@@ -6,8 +6,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -21,13 +19,7 @@ import (
 // be restarted runs. LANYARD_CHAOS is the number of times.
 func TestPowerLossInAStorm(t *testing.T) {
 	o := operate(t)
-	times := 2
-	if text := os.Getenv("LANYARD_CHAOS"); text != "" {
-		var err error
-		if times, err = strconv.Atoi(text); err != nil {
-			t.Fatal(err)
-		}
-	}
+	times := int(chaos.Number(t, "LANYARD_CHAOS", 2))
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))

@@ -203,6 +203,23 @@ func (e *Engine) endpoint(networkID, id string) (*endpoint, error) {
 	return ep, nil
 }
 
+// endpointsThat are the endpoints of which something is so. The caller does not hold mu,
+// which so is called under.
+func (e *Engine) endpointsThat(so func(*endpoint) bool) (eps []*endpoint) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, ep := range e.endpoints {
+		if so(ep) {
+			eps = append(eps, ep)
+		}
+	}
+	return eps
+}
+
+// inside reports whether a container was given the endpoint's link and did not give it back.
+// The caller holds Engine.mu.
+func (ep *endpoint) inside() bool { return ep.rec.Sandbox != "" && !ep.left }
+
 // EndpointInfo answers for an endpoint that is there, else lan.ErrNotFound. The
 // engine calls it last when a container starts, so it is where a wish for an
 // interface name that the engine did not heed is noticed and logged.

@@ -162,7 +162,8 @@ func (e *Engine) changed(n *network, old, now *link.Parent) {
 	if old.Name != now.Name {
 		e.log.Warn("parent has another name: its containers go on, and a network is found by the old name when lanyard starts", "network", n.rec.ID, "was", old.Name, "is", now.Name)
 	}
-	if old.MAC.String() != now.MAC.String() {
+	otherMAC := old.MAC.String() != now.MAC.String()
+	if otherMAC {
 		e.log.Info("parent has another MAC address", "parent", now.Name, "was", old.MAC, "is", now.MAC)
 		say = say || n.rec.Kind == lan.Ipvlan // theirs, too
 		e.ipam.Wire(&n.rec.Network, n.rec.Key, now)
@@ -170,7 +171,7 @@ func (e *Engine) changed(n *network, old, now *link.Parent) {
 	if now.MTU > old.MTU {
 		e.raise(n, old.MTU)
 	}
-	if n.rec.HostAccess && (say || old.MAC.String() != now.MAC.String()) {
+	if n.rec.HostAccess && (say || otherMAC) {
 		e.syncHost()
 	}
 	e.mu.Lock()
@@ -217,15 +218,8 @@ func (e *Engine) raise(n *network, was int) {
 }
 
 // joined are the endpoints of a network that are in containers.
-func (e *Engine) joined(n *network) (eps []*endpoint) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, ep := range e.endpoints {
-		if ep.net == n && ep.rec.Sandbox != "" && !ep.left {
-			eps = append(eps, ep)
-		}
-	}
-	return eps
+func (e *Engine) joined(n *network) []*endpoint {
+	return e.endpointsThat(func(ep *endpoint) bool { return ep.net == n && ep.inside() })
 }
 
 // lose notes that a network's parent has gone, and its containers' links with it. old is the
@@ -262,13 +256,11 @@ func (e *Engine) tell(what string, n *network, text string) {
 func (e *Engine) relink(n *network) {
 	e.mu.Lock()
 	parent := n.parent
-	var lost []*endpoint
-	for _, ep := range e.endpoints {
-		if ep.net == n && ep.rec.Sandbox != "" && !ep.left && ep.rec.ParentIndex != 0 && ep.rec.ParentIndex != parent.Index && time.Now().After(ep.retry) {
-			lost = append(lost, ep)
-		}
-	}
 	e.mu.Unlock()
+	lost := e.endpointsThat(func(ep *endpoint) bool {
+		on := ep.rec.ParentIndex
+		return ep.net == n && ep.inside() && on != 0 && on != parent.Index && time.Now().After(ep.retry)
+	})
 	if len(lost) == 0 {
 		return
 	}

@@ -202,13 +202,7 @@ func (e *Engine) adoptEndpoint(ctx context.Context, d DockerEndpoint) error {
 
 // planStale drops endpoints whose container is gone.
 func (e *Engine) planStale(*DockerView) (steps []Step) {
-	e.mu.Lock()
-	eps := make([]*endpoint, 0, len(e.endpoints))
-	for _, ep := range e.endpoints {
-		eps = append(eps, ep)
-	}
-	e.mu.Unlock()
-	for _, ep := range eps {
+	for _, ep := range e.endpointsThat(func(*endpoint) bool { return true }) {
 		if e.stale(ep, neverJoined) {
 			steps = append(steps, Step{
 				Do: DropEndpoint, What: lan.Short(ep.rec.ID), Why: "its container is gone",
@@ -222,15 +216,7 @@ func (e *Engine) planStale(*DockerView) (steps []Step) {
 // planInside looks into containers for links that they lack, and for changes of leases that
 // they have not heeded.
 func (e *Engine) planInside(*DockerView) (steps []Step) {
-	e.mu.Lock()
-	var eps []*endpoint
-	for _, ep := range e.endpoints {
-		if ep.rec.Sandbox != "" && !ep.left {
-			eps = append(eps, ep)
-		}
-	}
-	e.mu.Unlock()
-	for _, ep := range eps {
+	for _, ep := range e.endpointsThat((*endpoint).inside) {
 		e.mu.Lock()
 		rec, parent := ep.rec, ep.net.parent
 		e.mu.Unlock()

@@ -57,12 +57,7 @@ func (e *Engine) restore() {
 func (e *Engine) sweep() {
 	e.making.Lock()
 	defer e.making.Unlock()
-	e.mu.Lock()
-	all := make([]*endpoint, 0, len(e.endpoints))
-	for _, ep := range e.endpoints {
-		all = append(all, ep)
-	}
-	e.mu.Unlock()
+	all := e.endpointsThat(func(*endpoint) bool { return true })
 	// Many at once share a commit.
 	var drops errgroup.Group
 	drops.SetLimit(64)

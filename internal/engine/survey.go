@@ -52,9 +52,14 @@ func (u *unseen) add(sandbox string) {
 	u.mu.Lock()
 	u.since[sandbox] = time.Now()
 	u.mu.Unlock()
+	u.wake()
+}
+
+// wake has those that are there looked into. It never blocks.
+func (u *unseen) wake() {
 	select {
 	case u.more <- struct{}{}:
-	default:
+	default: // it was said already
 	}
 }
 
@@ -109,14 +114,10 @@ func (e *Engine) survey(ctx context.Context) {
 // surveyNow looks into the containers that are unseen.
 func (e *Engine) surveyNow() {
 	asked := e.unseen.take()
-	var eps []*endpoint
-	e.mu.Lock()
-	for _, ep := range e.endpoints {
-		if _, ok := asked[ep.rec.Sandbox]; ok && !ep.left {
-			eps = append(eps, ep)
-		}
-	}
-	e.mu.Unlock()
+	eps := e.endpointsThat(func(ep *endpoint) bool {
+		_, ok := asked[ep.rec.Sandbox]
+		return ok && !ep.left
+	})
 	again := false
 	for _, ep := range eps {
 		if sandbox, ok := e.surveyOne(ep); !ok && time.Since(asked[sandbox]) < startTime {
@@ -125,12 +126,7 @@ func (e *Engine) surveyNow() {
 		}
 	}
 	if again {
-		time.AfterFunc(surveyRest, func() {
-			select {
-			case e.unseen.more <- struct{}{}:
-			default:
-			}
-		})
+		time.AfterFunc(surveyRest, e.unseen.wake)
 	}
 }
 
