@@ -76,6 +76,7 @@ type network struct {
 	lost      time.Time // guarded by Engine.mu; when the parent went
 	theirs    bool      // guarded by Engine.mu; it was somebody else's sub-interface
 	announced time.Time // guarded by Engine.mu; when its containers were announced last
+	owed      bool      // guarded by Engine.mu; they are to be announced once more, later
 
 	noAccess string // guarded by Engine.mu; what keeps the host from its containers
 }

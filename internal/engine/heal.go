@@ -174,17 +174,33 @@ func (e *Engine) changed(n *network, old, now *link.Parent) {
 	if n.rec.HostAccess && (say || otherMAC) {
 		e.syncHost()
 	}
-	e.mu.Lock()
-	say = say && time.Since(n.announced) > announceRest
-	if say {
-		n.announced = time.Now()
-	}
-	e.mu.Unlock()
-	if say {
+	if e.announceNow(n, say, otherMAC, works(now)) {
 		for _, ep := range e.joined(n) {
 			e.announceAgain(ep)
 		}
 	}
+}
+
+// announceNow reports whether a network's containers are to be announced now, say being
+// whether its parent gives a reason to. A parent that goes up and down has them announced
+// once in announceRest; what comes in between is made up for after it. A new MAC address
+// cannot wait for that.
+func (e *Engine) announceNow(n *network, say, otherMAC, works bool) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	say = works && (say || n.owed)
+	n.owed = false
+	rest := announceRest - time.Since(n.announced)
+	switch {
+	case !say:
+		return false
+	case rest > 0 && !otherMAC:
+		n.owed = true
+		time.AfterFunc(rest, e.ring)
+		return false
+	}
+	n.announced = time.Now()
+	return true
 }
 
 // raise lets the containers whose MTU the kernel had lowered to their parent's have the

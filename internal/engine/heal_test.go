@@ -337,6 +337,41 @@ func TestNoLinkForWhoHasNone(t *testing.T) {
 	}
 }
 
+// A parent that flaps has its containers announced after the last time, too, and not each time.
+func TestParentFlaps(t *testing.T) {
+	b, peer := healBench(t)
+	if err := b.CreateNetwork(ctx, lanRequest("net1", "parent=eth1", "com.docker.network.advertise_addr_nmsgs=1")); err != nil {
+		t.Fatal(err)
+	}
+	b.onLAN("net1", "ep1", 2)
+	b.surveyed("ep1")
+	const flaps = 6
+	heard := sniff(t, peer)
+	last := func(what string) func() bool {
+		return func() bool { all := b.events(); return len(all) > 0 && all[len(all)-1] == what }
+	}
+	for range flaps {
+		b.host.IP("link set eth1 down")
+		within(t, 5*time.Second, "it is down", last(ipam.EventParentDown))
+		b.host.IP("link set eth1 up")
+		within(t, 5*time.Second, "it is up", last(ipam.EventParentUp))
+	}
+	// A switch that had forgotten it, or another container's address in a neighbour's table.
+	peer.IP("neigh replace 192.168.0.2 lladdr 02:00:00:00:00:99 dev wire nud stale")
+	within(t, 2*announceRest, "the LAN is told who has the address", func() bool {
+		return !strings.Contains(peer.IP("neigh show 192.168.0.2"), "02:00:00:00:00:99")
+	})
+	said := 0
+	for _, line := range heard() {
+		if strings.Contains(line, "192.168.0.2 tell 192.168.0.2") || strings.Contains(line, "Announcement 192.168.0.2") {
+			said++
+		}
+	}
+	if per, _ := b.networks["net1"].rec.Announce.Messages(); said == 0 || said > 3*per {
+		t.Errorf("announced %d times in %d flaps", said, flaps)
+	}
+}
+
 // Down and up, another MTU, MAC address and name.
 func TestParentChanges(t *testing.T) {
 	for kind, opts := range kinds {
