@@ -96,7 +96,8 @@ say leases lanyard lease ls --json
 say repair lanyard repair --dry-run --json
 say links ip -j -d addr show
 docker ps -q --no-trunc | while read id; do
-	pid=$(docker inspect -f '{{.State.Pid}}' $id) && [ "$pid" -gt 0 ] && say inside:$id nsenter -t $pid -n ip -j -d addr show
+	# What has ended meanwhile, or waits to be restarted, has no process to look into.
+	pid=$(docker inspect -f '{{.State.Pid}}' $id) && [ "$pid" -gt 0 ] && say inside:$id nsenter -t $pid -n ip -j -d addr show || true
 done`
 
 // Look reads what a host has.
