@@ -62,15 +62,28 @@ func (h *Host) IP(format string, args ...any) string {
 
 // TryIP is IP for commands that may fail.
 func (h *Host) TryIP(format string, args ...any) (string, error) {
-	line := fmt.Sprintf(format, args...)
+	return h.try("ip", fmt.Sprintf(format, args...))
+}
+
+// TC is IP for tc(8).
+func (h *Host) TC(format string, args ...any) string {
+	h.t.Helper()
+	out, err := h.try("tc", fmt.Sprintf(format, args...))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return out
+}
+
+func (h *Host) try(command, line string) (string, error) {
 	var out []byte
 	err := h.NS.Do(func() error {
 		var err error
-		out, err = exec.Command("ip", strings.Fields(line)...).CombinedOutput()
+		out, err = exec.Command(command, strings.Fields(line)...).CombinedOutput()
 		return err
 	})
 	if err != nil {
-		return "", fmt.Errorf("ip %s: %w: %s", line, err, out)
+		return "", fmt.Errorf("%s %s: %w: %s", command, line, err, out)
 	}
 	return string(out), nil
 }

@@ -208,6 +208,13 @@ func (p *Socket) Send(frame []byte) error {
 	return os.NewSyscallError("send", err)
 }
 
+// Mark sets the mark (SO_MARK) of what is sent from now on.
+func (p *Socket) Mark(mark uint32) error {
+	return p.control(func(fd int) error {
+		return os.NewSyscallError("mark", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(mark)))
+	})
+}
+
 // MAC is the link's hardware address as it is now, which need not be the one it had when the
 // socket was opened.
 func (p *Socket) MAC() (net.HardwareAddr, error) {

@@ -1,0 +1,107 @@
+package link
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// filterName and filterPriority tell our filter from others. It is asked first.
+const (
+	filterName     = "lanyard-antispoof"
+	filterPriority = 1
+	filterHandle   = 1
+)
+
+// Filter has a link's egress go through a program of the type sched_cls (cls_bpf on clsact), in
+// place of one that was given earlier, between two frames. Others' filters stay.
+func (l *Links) Filter(index, program int) error {
+	qdisc := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}}
+	err := l.h.QdiscAdd(qdisc)
+	switch {
+	case err == nil, errors.Is(err, unix.EEXIST):
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.EOPNOTSUPP):
+		return fmt.Errorf("this kernel has no qdisc clsact (sch_ingress); try: modprobe sch_ingress: %w", err)
+	default:
+		return fmt.Errorf("qdisc clsact on %s: %w", l.nameOf(index), err)
+	}
+	err = l.h.FilterReplace(&netlink.BpfFilter{
+		FilterAttrs: netlink.FilterAttrs{
+			LinkIndex: index, Parent: netlink.HANDLE_MIN_EGRESS, Handle: filterHandle, Priority: filterPriority, Protocol: unix.ETH_P_ALL,
+		},
+		Fd: program, Name: filterName, DirectAction: true,
+	})
+	if err != nil {
+		return fmt.Errorf("filter on the egress of %s (cls_bpf on clsact; a qdisc ingress there stands in its way); try: modprobe cls_bpf, tc qdisc show dev %[1]s: %w", l.nameOf(index), err)
+	}
+	return nil
+}
+
+// Filtered reports whether a link has a filter of ours.
+func (l *Links) Filtered(index int) (bool, error) {
+	filters, err := l.filters(index, netlink.HANDLE_MIN_EGRESS)
+	for _, f := range filters {
+		if b, ok := f.(*netlink.BpfFilter); ok && b.Name == filterName {
+			return true, nil
+		}
+	}
+	return false, err
+}
+
+// Unfilter undoes Filter. The qdisc goes with its last filter. A link that is not there is success.
+func (l *Links) Unfilter(index int) error {
+	out, err := l.filters(index, netlink.HANDLE_MIN_EGRESS)
+	if err != nil {
+		return err
+	}
+	others := 0
+	for _, f := range out {
+		if b, ok := f.(*netlink.BpfFilter); !ok || b.Name != filterName {
+			others++
+			continue
+		}
+		if err := l.h.FilterDel(f); err != nil && !isNoFilter(err) {
+			return fmt.Errorf("filter on the egress of %s: %w", l.nameOf(index), err)
+		}
+	}
+	in, err := l.filters(index, netlink.HANDLE_MIN_INGRESS)
+	if err != nil || others+len(in) > 0 || len(out) == 0 {
+		return err
+	}
+	err = l.h.QdiscDel(&netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}})
+	if err != nil && !isNoFilter(err) {
+		return fmt.Errorf("qdisc clsact on %s: %w", l.nameOf(index), err)
+	}
+	return nil
+}
+
+// filters are those of a link's ingress or egress; none where it has no clsact.
+func (l *Links) filters(index int, parent uint32) ([]netlink.Filter, error) {
+	link, err := l.h.LinkByIndex(index)
+	if isNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("link %d: %w", index, err)
+	}
+	filters, err := retried(func() ([]netlink.Filter, error) { return l.h.FilterList(link, parent) })
+	if err != nil && !isNoFilter(err) {
+		return nil, fmt.Errorf("filters of %s: %w", link.Attrs().Name, err)
+	}
+	return filters, nil
+}
+
+func isNoFilter(err error) bool {
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENODEV)
+}
+
+// Filter is Links.Filter in the container.
+func (c *Container) Filter(in *Inside, program int) error { return c.links.Filter(in.Index, program) }
+
+// Filtered is Links.Filtered in the container.
+func (c *Container) Filtered(in *Inside) (bool, error) { return c.links.Filtered(in.Index) }
+
+// Unfilter is Links.Unfilter in the container.
+func (c *Container) Unfilter(in *Inside) error { return c.links.Unfilter(in.Index) }
