@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/lanyard-net/lanyard/internal/antispoof"
 	"github.com/lanyard-net/lanyard/internal/control"
 	"github.com/lanyard-net/lanyard/internal/docker"
 	"github.com/lanyard-net/lanyard/internal/engine"
@@ -132,7 +133,7 @@ func runDaemon(ctx context.Context, c daemonConfig) (err error) {
 		return err
 	}
 	late := &latecomers{api: dockerAPI(), log: c.log, silent: make(chan string, 64), socket: filepath.Base(c.pluginSocket)}
-	addresses, err := ipam.New(ipam.Config{DB: db, Links: links, Log: c.log, Silent: late.tell}, state)
+	addresses, err := ipam.New(ipam.Config{DB: db, Links: links, Log: c.log, Silent: late.tell, Mark: antispoof.Secret(db.Salt()).Daemon()}, state)
 	if err != nil {
 		return err
 	}

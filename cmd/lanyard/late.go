@@ -50,7 +50,7 @@ type latecomers struct {
 }
 
 // reasons are what Docker says of a container that was given up for what lanyard waits for.
-var reasons = []string{dhcp.NoLease, engine.NoParent, engine.NoNetwork, link.MACBusy}
+var reasons = []string{dhcp.NoLease, engine.NoParent, engine.NoNetwork, link.MACBusy, link.NotFetched}
 
 // tell notes that a container did not start on a network. It never blocks.
 func (l *latecomers) tell(networkID string) {

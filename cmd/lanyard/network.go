@@ -276,6 +276,9 @@ func printNetwork(cmd *cobra.Command, n *namedNetwork, endpoints []engine.Endpoi
 	if n.HostAccess {
 		line("Host access", "yes")
 	}
+	if n.AntiSpoof {
+		line("Antispoof", "yes")
+	}
 	printSubnets(line, "IPv4 subnet", n.IPv4)
 	printSubnets(line, "IPv6 subnet", n.IPv6)
 	printDHCP(line, &n.Network)

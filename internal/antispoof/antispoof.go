@@ -24,7 +24,7 @@ import (
 	"sync"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/rlimit"
+	"golang.org/x/sys/unix"
 )
 
 // Own is what a container may send from.
@@ -135,10 +135,8 @@ func NewPort(s Secret) (p *Port, err error) {
 			p.Close()
 		}
 	}()
-	// Before 5.11 maps count as locked memory.
-	if err := rlimit.RemoveMemlock(); err != nil {
-		return nil, fmt.Errorf("limit of locked memory: %w", err)
-	}
+	// Before 5.11 maps count as locked memory. It may fail where there is no need for it.
+	_ = unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY})
 	if p.pairs, err = newMap("lanyard_pairs", pairLen, 4); err != nil {
 		return nil, err
 	}

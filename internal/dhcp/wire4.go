@@ -34,6 +34,8 @@ type Config struct {
 	// switch port is set wrong then, and the error says so. Index 0 is none.
 	Below packet.Link
 	VLAN  uint16
+	// Mark is that of what is sent (SO_MARK); 0 is none.
+	Mark uint32
 }
 
 // Wire is one Ethernet segment, on which DHCPv4 servers are asked for any client. Its
@@ -71,7 +73,11 @@ func Open(c Config) (*Wire, error) {
 	}); err != nil {
 		return nil, err
 	}
-	if _, err := w.pair.Probe.MAC(); err != nil {
+	_, err = w.pair.Probe.MAC()
+	if err == nil && c.Mark != 0 {
+		err = w.pair.Probe.Mark(c.Mark)
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("probe link: %w", err), w.Close())
 	}
 	return w, nil

@@ -340,7 +340,10 @@ func (e *Engine) join(networkID, endpointID, sandbox string) (*Attachment, error
 	// kernel may work at the same time.
 	written := e.db.Begin(store.PutEndpoint(&after))
 	leases := e.ipam.LeasesOf(before.Leases)
-	err = e.addLink(ep.net, before, leases, parent)
+	err = e.guard(ep.net, &before, nil, true)
+	if err == nil {
+		err = e.addLink(ep.net, before, leases, parent)
+	}
 	if err == nil && e.lingers(ep.net, before.MAC) {
 		if err = e.links.AwaitMAC(before.LinkName(), macPatience); err != nil {
 			e.waits(networkID)
@@ -537,6 +540,7 @@ func (e *Engine) remove(ep *endpoint) error {
 	}
 	e.forget(ep)
 	e.closeHost(ep.net, &ep.rec)
+	e.unguard(ep.net, &ep.rec)
 	e.trash.put(ep.rec.LinkName())
 	return nil
 }

@@ -60,6 +60,8 @@ type Engine struct {
 	networks  map[string]*network
 	endpoints map[string]*endpoint
 	lingering map[string]time.Time // by wire and MAC address; see lingers
+
+	guards guards
 }
 
 // network is a network that stands.
@@ -111,6 +113,7 @@ func New(c Config) (*Engine, error) {
 		db: c.DB, links: c.Links, ipam: c.Addresses, log: c.Log, greeter: newGreeter(), waits: c.Waits,
 		bell: make(chan struct{}, 1), unseen: newUnseen(),
 		networks: map[string]*network{}, endpoints: map[string]*endpoint{}, lingering: map[string]time.Time{},
+		guards: guards{on: map[string]*guarded{}},
 	}
 	e.trash.remove = func(names []string) {
 		if err := c.Links.DeleteAll(names); err != nil {

@@ -85,7 +85,7 @@ func (e *Engine) greet(ep *endpoint, rec lan.Endpoint) {
 		addrs = nil
 	}
 	g.mu.Unlock()
-	if len(addrs) == 0 && n.rec.IPv6From() == "" && !n.rec.HostAccess {
+	if len(addrs) == 0 && n.rec.IPv6From() == "" && !n.rec.HostAccess && !n.rec.AntiSpoof {
 		return
 	}
 	// Before the link is there, so that nothing that the engine sends is missed.
@@ -125,6 +125,9 @@ func (e *Engine) greetNow(ctx context.Context, ep *endpoint, rec lan.Endpoint, a
 	n := ep.net
 	up, err := e.awaitLink(ctx, n, rec)
 	if up && err == nil {
+		if err := e.guardStarted(ep, &rec); err != nil && netns.Alive(rec.Sandbox) {
+			e.log.Error("antispoof: a container has no filter on its link; nothing of it leaves the host", "endpoint", rec.ID, "err", err)
+		}
 		e.openHost(ep, rec, true)
 	}
 	if err != nil || !up || len(addrs) == 0 {

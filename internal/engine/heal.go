@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/lanyard-net/lanyard/internal/antispoof"
 	"github.com/lanyard-net/lanyard/internal/ipam"
 	"github.com/lanyard-net/lanyard/internal/lan"
 	"github.com/lanyard-net/lanyard/internal/link"
@@ -168,6 +169,12 @@ func (e *Engine) changed(n *network, old, now *link.Parent) {
 		say = say || n.rec.Kind == lan.Ipvlan // theirs, too
 		e.ipam.Wire(&n.rec.Network, n.rec.Key, now)
 	}
+	if err := e.guardParent(n, now); err != nil {
+		e.log.Error("antispoof does not know which links of the host are on the parent now", "parent", now.Name, "err", err)
+	}
+	if otherMAC && n.rec.Kind == lan.Ipvlan {
+		e.guardAgain(n)
+	}
 	if now.MTU > old.MTU {
 		e.raise(n, old.MTU)
 	}
@@ -253,6 +260,7 @@ func (e *Engine) lose(n *network, old *link.Parent) {
 	count := len(e.joined(n))
 	e.log.Warn("parent is not there; its containers get their links when it is", "parent", name, "network", n.rec.ID, "containers", count)
 	e.tell(ipam.EventParentLost, n, fmt.Sprintf("%s: %s", name, containers(count)))
+	e.waits(n.rec.ID) // Docker may have been about to fetch a link
 }
 
 func containers(n int) string {
@@ -356,6 +364,18 @@ func (e *Engine) relinkOne(n *network, ep *endpoint, parent *link.Parent) (bool,
 		if gw.IsValid() {
 			again.Routes = append(again.Routes, lan.Route{Dst: lan.AnySubnet(gw.Is6()), NextHop: gw})
 		}
+	}
+	if n.rec.AntiSpoof {
+		own, err := ownOf(n, &rec, parent)
+		if err != nil {
+			return false, err
+		}
+		program, err := antispoof.Child(own, e.secret())
+		if err != nil {
+			return false, err
+		}
+		defer program.Close()
+		again.Filter = program.FD()
 	}
 	var in *link.Inside
 	err = e.pastTrash(func() error {

@@ -83,7 +83,7 @@ func (e *Engine) leaseChanged(_ context.Context, endpoint string, c lan.LeaseCha
 	ep.verb.Lock()
 	defer ep.verb.Unlock()
 	e.mu.Lock()
-	rec := ep.rec
+	rec, was := ep.rec, ep.rec
 	gone := e.endpoints[endpoint] != ep || ep.left
 	e.mu.Unlock()
 	if gone {
@@ -109,6 +109,7 @@ func (e *Engine) leaseChanged(_ context.Context, endpoint string, c lan.LeaseCha
 	e.mu.Lock()
 	ep.rec = rec
 	e.mu.Unlock()
+	err = errors.Join(err, e.guardChange(ep, &rec, &was))
 	wasDefault, done, rerr := e.redo(ep)
 	if !done {
 		// Docker may be about to set the address up that it was told.

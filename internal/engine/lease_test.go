@@ -11,9 +11,9 @@ import (
 )
 
 // leased adds an endpoint as one with a DHCP lease of 192.168.0.2.
-func (b *bench) leased() {
+func (b *bench) leased(opts ...string) {
 	b.t.Helper()
-	if err := b.CreateNetwork(ctx, lanRequest("net1", "parent=eth1")); err != nil {
+	if err := b.CreateNetwork(ctx, lanRequest("net1", append(opts, "parent=eth1")...)); err != nil {
 		b.t.Fatal(err)
 	}
 	b.add("net1", "ep1", "192.168.0.2/24")

@@ -100,6 +100,9 @@ func (e *Engine) CreateNetwork(_ context.Context, r lan.NetworkRequest) (err err
 			e.trash.put(made)
 		}
 	}
+	if err := e.guardParent(n, n.parent); err != nil {
+		return err
+	}
 	if n.rec.HostAccess {
 		e.access.Lock()
 		_, err = e.shim(n, n.parent)
@@ -146,6 +149,9 @@ func (e *Engine) unmake(n *network) error {
 	var errs []error
 	if n.rec.HostAccess {
 		e.syncHost() // the shim would look like somebody's use
+	}
+	if hasPort(n) {
+		e.unguardParent(n.rec.Key)
 	}
 	if n.parent != nil {
 		errs = append(errs, e.release(n.parent.Index))
@@ -211,6 +217,12 @@ func (e *Engine) ensureParent(n *network) error {
 		return nil
 	}
 	parent, err := e.findParent(n)
+	if err == nil {
+		// A network that is to keep its containers to their addresses does so or does not stand.
+		if err = e.guardParent(n, parent); err != nil {
+			parent = nil
+		}
+	}
 	e.mu.Lock()
 	n.parent, n.problem = parent, ""
 	if err != nil {
@@ -311,9 +323,13 @@ func (e *Engine) DeleteNetwork(_ context.Context, id string) error {
 
 	for _, ep := range gone {
 		e.trash.put(ep.rec.LinkName())
+		e.unguard(n, &ep.rec)
 	}
 	if n.rec.HostAccess {
 		e.syncHost()
+	}
+	if hasPort(n) {
+		e.unguardParent(n.rec.Key)
 	}
 	if parent != nil {
 		// A probe link on a parent of ours would look like somebody's use.

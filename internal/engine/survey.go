@@ -144,6 +144,9 @@ func (e *Engine) surveyOne(ep *endpoint) (sandbox string, ok bool) {
 	if _, _, err := e.redo(ep); err != nil {
 		e.log.Error("change of a lease not heeded by its container", "endpoint", lan.Short(rec.ID), "err", err)
 	}
+	if _, err := e.guardInside(ep, false); err != nil && netns.Alive(rec.Sandbox) {
+		e.log.Error("antispoof: a container has no filter on its link; nothing of it leaves the host", "endpoint", lan.Short(rec.ID), "err", err)
+	}
 	e.mu.Lock()
 	rec = ep.rec
 	e.mu.Unlock()

@@ -38,6 +38,8 @@ type Config struct {
 	// Silent is told that a container did not start on a network since no DHCP server
 	// answered; see Answered. It must not block. It may be nil.
 	Silent func(networkID string)
+	// Mark is that of the frames (SO_MARK) which are sent for containers; 0 is none.
+	Mark uint32
 }
 
 // Manager holds the pools and addresses of this host. Its methods may be called at
@@ -48,6 +50,7 @@ type Manager struct {
 	log   *slog.Logger
 	// bell wakes Run.
 	bell chan struct{}
+	mark uint32
 	// wiring is held while a wire is opened.
 	wiring sync.Mutex
 
@@ -136,7 +139,7 @@ type conflict struct {
 // that stand are made known with Assign.
 func New(c Config, s store.State) (*Manager, error) {
 	m := &Manager{
-		db: c.DB, links: c.Links, log: c.Log, bell: make(chan struct{}, 1),
+		db: c.DB, links: c.Links, log: c.Log, bell: make(chan struct{}, 1), mark: c.Mark,
 		pools: map[string]*place{}, spaces: map[string]*space{}, moved: make(chan struct{}),
 		leases: map[string]*lease{}, silences: map[wanting]dhcp.Ask{}, onSilence: c.Silent, clock: newClock(), endpointOf: func(string) (lan.Endpoint, bool) { return lan.Endpoint{}, false },
 	}

@@ -168,7 +168,7 @@ func (m *Manager) openWire(sp *space, n *lan.Network, parent *link.Parent, want 
 		if err != nil {
 			return w, err
 		}
-		if w.probe, err = m.links.AddProbe(room, parent.Index, n, m.probeMAC(sp.key)); err != nil {
+		if w.probe, err = m.links.AddProbe(room, parent.Index, n, m.ProbeMAC(sp.key)); err != nil {
 			return w, err
 		}
 		probe = packet.Link{NS: room, Index: w.probe}
@@ -187,7 +187,7 @@ func (m *Manager) openWire(sp *space, n *lan.Network, parent *link.Parent, want 
 			errs = append(errs, fmt.Errorf("conflict detection: %w", err))
 		}
 	}
-	conf := dhcp.Config{Probe: probe, Tap: tap, Below: packet.Link{NS: m.links.NS(), Index: parent.Below}, VLAN: parent.VLAN}
+	conf := dhcp.Config{Probe: probe, Tap: tap, Below: packet.Link{NS: m.links.NS(), Index: parent.Below}, VLAN: parent.VLAN, Mark: m.mark}
 	if want.dhcp {
 		if w.dhcp, err = dhcp.Open(conf); err != nil {
 			errs = append(errs, fmt.Errorf("DHCP: %w", err))
@@ -257,9 +257,9 @@ func (m *Manager) openRoom() (*netns.NS, error) {
 	return m.room, nil
 }
 
-// probeMAC is the MAC address of a wire's probe link: the same each time, so that the
+// ProbeMAC is the MAC address of a wire's probe link: the same each time, so that the
 // switch has to learn one only.
-func (m *Manager) probeMAC(key string) net.HardwareAddr {
+func (m *Manager) ProbeMAC(key string) net.HardwareAddr {
 	return lan.LocalMAC(fmt.Appendf(nil, "%x %s probe", m.db.Salt(), key))
 }
 

@@ -96,6 +96,8 @@ type Network struct {
 	Internal bool `json:"internal,omitempty"`
 	// HostAccess lets the host and the containers reach each other.
 	HostAccess bool `json:"host_access,omitempty"`
+	// AntiSpoof keeps each container to its own MAC address and addresses.
+	AntiSpoof bool `json:"antispoof,omitempty"`
 	// MTU in bytes of the containers' links; 0 takes the parent's.
 	MTU int `json:"mtu,omitempty"`
 	// IfName is the wanted name of the link inside the container; "" leaves
@@ -188,7 +190,7 @@ func (n *Network) DummyName() string {
 // of creation is equal.
 func (n *Network) SameAs(m *Network) bool {
 	return n.ID == m.ID && n.Kind == m.Kind && n.Mode == m.Mode && n.Flag == m.Flag &&
-		n.Parent.SameAs(m.Parent) && n.Internal == m.Internal && n.HostAccess == m.HostAccess && n.MTU == m.MTU &&
+		n.Parent.SameAs(m.Parent) && n.Internal == m.Internal && n.HostAccess == m.HostAccess && n.AntiSpoof == m.AntiSpoof && n.MTU == m.MTU &&
 		n.IfName == m.IfName && n.Gateway == m.Gateway &&
 		n.Own == m.Own && n.IPv6Mode == m.IPv6Mode && n.Policy == m.Policy && n.DHCP.SameAs(&m.DHCP) && n.Announce == m.Announce &&
 		slices.EqualFunc(n.IPv4, m.IPv4, Subnet.SameAs) && slices.EqualFunc(n.IPv6, m.IPv6, Subnet.SameAs)

@@ -115,6 +115,14 @@ func Options() []Option {
 			},
 		},
 		{
+			Name: "antispoof", Scope: OnNetwork, Kinds: "both", Values: "true, false", Default: "false",
+			Doc: "Keeps each container to its own MAC address and addresses: what it sends with another sender is dropped, in Ethernet, ARP, " +
+				"IPv4, IPv6 and neighbour discovery. docs/antispoof.md says what that can and cannot see. Not for passthru.",
+			network: func(n *Network, v string) error {
+				return setSwitch("antispoof", v, &n.AntiSpoof, "true", "false")
+			},
+		},
+		{
 			Name: optSubnet, Scope: OnNetwork, Kinds: "both", Values: "PREFIX[,PREFIX...], IPv4 or IPv6", Default: "the IPAM driver's",
 			Doc: "For `--ipam-driver null`: lanyard chooses the address when it knows the container's MAC address and options. " +
 				"This is the shape for identity on engines before 29.",
@@ -746,6 +754,9 @@ func ParseOptions(opts map[string]string, internal bool) (*Network, error) {
 			return nil, Refusef(ErrInvalid, "a VLAN needs a parent; try: -o parent=eth0 -o vlan=100")
 		}
 		n.Internal = true
+	}
+	if n.AntiSpoof && n.Mode == ModePassthru {
+		return nil, Refusef(ErrInvalid, "antispoof is for parents that the host has a part in, and macvlan_mode=passthru gives this one to a single container; try: -o macvlan_mode=bridge")
 	}
 	if n.HostAccess {
 		return n, n.checkHostAccess()

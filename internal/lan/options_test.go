@@ -91,7 +91,7 @@ func TestParseOptionsRefuses(t *testing.T) {
 		{"parnet=eth1", `unknown network option "parnet"; did you mean parent?`},
 		{"mtu=1500", `unknown network option "mtu"; did you mean com.docker.network.driver.mtu?`},
 		{"ipvlan-mode=l2", `unknown network option "ipvlan-mode"; did you mean ipvlan_mode?`},
-		{"x=y", `unknown network option "x"; known are acd, aux_address, com.docker.`},
+		{"x=y", `unknown network option "x"; known are acd, antispoof, aux_address, com.docker.`},
 		{"parent=eth1 macvlan_mode=brdige", "requested macvlan mode 'brdige' is not valid: it is one of bridge, private, vepa, passthru; did you mean bridge?"},
 		{"parent=eth1 macvlan_mode=source", "requested macvlan mode 'source' is not valid: it is one of bridge, private, vepa, passthru"},
 		{"parent=eth1 ipvlan_mode=l4", "requested ipvlan mode 'l4' is not valid: it is one of l2, l3, l3s"},

@@ -142,6 +142,8 @@ type Again struct {
 	Routes []lan.Route
 	// IPv6 is its mode; "" leaves it to the kernel.
 	IPv6 lan.IPv6Mode
+	// Filter is the descriptor of a program for its egress, as in Links.Filter; 0: none.
+	Filter int
 	// Shape is what the link was like, if that is known.
 	Shape *Shape
 }
@@ -182,6 +184,11 @@ func (l *Links) AddAgain(c *Container, a Again) (_ *Inside, err error) {
 	}
 	if err := c.addrsAgain(link, a); err != nil {
 		return nil, err
+	}
+	if a.Filter != 0 {
+		if err := c.links.Filter(link.Attrs().Index, a.Filter); err != nil {
+			return nil, err
+		}
 	}
 	if err := c.links.h.LinkSetUp(link); err != nil {
 		return nil, fmt.Errorf("set %s up in the container: %w", name, err)

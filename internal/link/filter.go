@@ -3,9 +3,13 @@ package link
 import (
 	"errors"
 	"fmt"
+	"net"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/lanyard-net/lanyard/internal/lan"
 )
 
 // filterName and filterPriority tell our filter from others. It is asked first.
@@ -21,7 +25,12 @@ func (l *Links) Filter(index, program int) error {
 	qdisc := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}}
 	err := l.h.QdiscAdd(qdisc)
 	switch {
-	case err == nil, errors.Is(err, unix.EEXIST):
+	case err == nil:
+	case errors.Is(err, unix.EEXIST):
+		// To a qdisc ingress, which has clsact's place, the egress is the ingress.
+		if ingress, err := l.hasIngress(index); err != nil || ingress {
+			return errors.Join(err, lan.Refusef(lan.ErrConflict, "the qdisc ingress of %s stands in the way of clsact, which does what it does and more; try: tc qdisc show dev %[1]s, and replace it", l.nameOf(index)))
+		}
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.EOPNOTSUPP):
 		return fmt.Errorf("this kernel has no qdisc clsact (sch_ingress); try: modprobe sch_ingress: %w", err)
 	default:
@@ -34,9 +43,19 @@ func (l *Links) Filter(index, program int) error {
 		Fd: program, Name: filterName, DirectAction: true,
 	})
 	if err != nil {
-		return fmt.Errorf("filter on the egress of %s (cls_bpf on clsact; a qdisc ingress there stands in its way); try: modprobe cls_bpf, tc qdisc show dev %[1]s: %w", l.nameOf(index), err)
+		return fmt.Errorf("filter on the egress of %s (cls_bpf); try: modprobe cls_bpf: %w", l.nameOf(index), err)
 	}
 	return nil
+}
+
+// hasIngress reports whether a link has a qdisc ingress.
+func (l *Links) hasIngress(index int) (bool, error) {
+	link, err := l.h.LinkByIndex(index)
+	if err != nil {
+		return false, fmt.Errorf("link %d: %w", index, err)
+	}
+	qdiscs, err := retried(func() ([]netlink.Qdisc, error) { return l.h.QdiscList(link) })
+	return slices.ContainsFunc(qdiscs, func(q netlink.Qdisc) bool { return q.Type() == "ingress" }), err
 }
 
 // Filtered reports whether a link has a filter of ours.
@@ -48,6 +67,17 @@ func (l *Links) Filtered(index int) (bool, error) {
 		}
 	}
 	return false, err
+}
+
+// MACsOn are the MAC addresses of the links in this namespace that are on a parent.
+func (l *Links) MACsOn(parent int) (macs []net.HardwareAddr, err error) {
+	links, err := l.list()
+	for _, link := range links {
+		if a := link.Attrs(); a.ParentIndex == parent && a.NetNsID < 0 {
+			macs = append(macs, a.HardwareAddr)
+		}
+	}
+	return macs, err
 }
 
 // Unfilter undoes Filter. The qdisc goes with its last filter. A link that is not there is success.

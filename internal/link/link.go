@@ -217,6 +217,10 @@ func (l *Links) Probe(parentIndex int, kind lan.Kind, mode lan.Mode) (made strin
 // Docker tells no more.
 const MACBusy = "is still that of another link on the parent"
 
+// NotFetched is in what Docker says when it did not find a link that it was to move into a
+// container: it went with its parent just before.
+const NotFetched = "failed to add interface " + lan.LinkPrefix
+
 // AwaitMAC waits until a macvlan link can be set up, which the kernel refuses while another one
 // on the parent has its MAC address and is up (macvlan_open): the one of a container that has
 // gone, until the kernel has taken its namespace apart. The link is down before and after.

@@ -14,7 +14,7 @@ import (
 const watchBuffer = 4 << 20
 
 // Watch calls changed with the index of each link that changes, comes or goes (RTNLGRP_LINK),
-// children of ours left out, until ctx ends; it returns nil then. An error means that
+// and with its parent's where it is a child, children of ours left out, until ctx ends; it returns nil then. An error means that
 // changes may have been missed, and that the caller should look and watch again. It calls
 // changed once when it has begun, with index 0.
 func (l *Links) Watch(ctx context.Context, changed func(index int)) error {
@@ -37,8 +37,12 @@ func (l *Links) Watch(ctx context.Context, changed func(index int)) error {
 	changed(0)
 	for u := range updates {
 		child := u.Link.Type() == "macvlan" || u.Link.Type() == "ipvlan"
-		if ctx.Err() == nil && (!child || !mine(u.Link)) {
-			changed(u.Link.Attrs().Index)
+		if ctx.Err() != nil || child && mine(u.Link) {
+			continue
+		}
+		changed(u.Link.Attrs().Index)
+		if p := u.Link.Attrs().ParentIndex; child && p != 0 {
+			changed(p)
 		}
 	}
 	if ctx.Err() != nil {
