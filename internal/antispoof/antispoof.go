@@ -22,6 +22,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -184,7 +185,7 @@ func (p *Port) Exempt(macs []net.HardwareAddr) error {
 		}
 		key := string(append(mac[:6:6], 0, 0))
 		if want[key] = true; !p.free[key] {
-			errs = append(errs, p.exempt.Put([]byte(key), []byte{1}))
+			errs = append(errs, put(p.exempt, []byte(key), []byte{1}))
 		}
 	}
 	for key := range p.free {
@@ -209,7 +210,7 @@ func (p *Port) Put(o Own, early bool) error {
 		if !early {
 			token = p.secret.token(key)
 		}
-		errs = append(errs, p.pairs.Put(key, binary.NativeEndian.AppendUint32(nil, token)))
+		errs = append(errs, put(p.pairs, key, binary.NativeEndian.AppendUint32(nil, token)))
 	}
 	return errors.Join(errs...)
 }
@@ -232,6 +233,18 @@ func (p *Port) Drop(o Own, keep *Own) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// put sets a key of a map. The kernel gets memory for the elements of a map in the background, and says
+// that it has none until then.
+func put(m *ebpf.Map, key, value []byte) (err error) {
+	for range 100 {
+		if err = m.Put(key, value); !errors.Is(err, unix.ENOMEM) {
+			return err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return err
 }
 
 func ignoreMissing(err error) error {
