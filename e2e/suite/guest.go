@@ -19,6 +19,7 @@ var kernelPackages = []struct{ name, run string }{
 	{"netns", ""},
 	{"link", ""},
 	{"acd", ""},
+	{"antispoof", ""},
 	// What needs a kernel with everything, and the life of a lease, in a minute. All of it
 	// takes over three, and floods and short waits come out wrong where a frame takes half
 	// a millisecond.
