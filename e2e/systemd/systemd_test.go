@@ -51,10 +51,10 @@ func TestEveryKindOfNetwork(t *testing.T) {
 	for i, n := range []struct{ name, flags, want string }{
 		{"untagged", "--subnet 10.1.0.0/24 -o parent=eth1", "inet 10.1.0."},
 		{"qinq", "--ipv6 --subnet 10.2.0.0/24 --subnet fd00:2::/64 -o parent=eth1.200.30", "inet6 fd00:2::"},
-		{"l2", "--subnet 10.3.0.0/24 -o ipvlan_mode=l2 -o parent=eth1.300", "inet 10.3.0."},
+		{"l2", "--subnet 10.3.0.0/24 -o antispoof=true -o ipvlan_mode=l2 -o parent=eth1.300", "inet 10.3.0."},
 		{"internal", "--internal --subnet 10.5.0.0/24", "inet 10.5.0."},
 		{"passthru", "--subnet 10.6.0.0/24 -o macvlan_mode=passthru -o parent=eth1.400", "inet 10.6.0."},
-		{"vlan", "--subnet 10.7.0.0/24 -o com.docker.network.driver.mtu=1400 -o parent=eth1 -o vlan=77", "inet 10.7.0."},
+		{"vlan", "--subnet 10.7.0.0/24 -o com.docker.network.driver.mtu=1400 -o antispoof=true -o parent=eth1 -o vlan=77", "inet 10.7.0."},
 	} {
 		o.sh("docker network create -d lanyard %s %s", n.flags, n.name)
 		if i == 0 {
@@ -66,6 +66,9 @@ func TestEveryKindOfNetwork(t *testing.T) {
 	}
 	o.sh("docker start all")
 	o.says("docker exec all ip addr show", append(wants, "mtu 1400")...)
+	o.says("tc filter show dev eth1.77 egress", "lanyard-antispoof")
+	// And one on each of the container's two links.
+	o.says("for i in 1 2 3 4 5; do out=$(nsenter -t $(docker inspect -f '{{.State.Pid}}' all) -n sh -c 'for l in $(ls /proc/sys/net/ipv4/conf); do tc filter show dev $l egress 2>/dev/null; done' | grep -c lanyard-antispoof); [ $out = 2 ] && break; sleep 1; done; echo filters: $out", "filters: 2")
 	o.sh("docker network create -d lanyard --subnet 10.4.0.0/24 -o ipvlan_mode=l3s -o parent=eth1.301 l3s")
 	o.says("docker run --rm --network l3s busybox:lab ip addr show eth0", "inet 10.4.0.")
 	o.sh("docker rm -f all && docker network rm untagged qinq l2 l3s internal passthru vlan")
