@@ -52,21 +52,11 @@ func (s Secret) token(of []byte) uint32 {
 	return max(1, binary.NativeEndian.Uint32(h.Sum(nil))) // 0 is no mark
 }
 
-// pair is a sender: a MAC address and an address, as a port's map has it.
-type pair struct {
-	mac  [6]byte
-	_    [2]byte
-	addr [16]byte
-}
-
-const pairLen = 6 + 2 + 16
-
-func (p *pair) bytes() []byte {
-	b := make([]byte, pairLen)
-	copy(b, p.mac[:])
-	copy(b[8:], p.addr[:])
-	return b
-}
+// A port's maps have a MAC address as 8 bytes, and a pair as that and an address of 16.
+const (
+	macKeyLen = 8
+	pairLen   = macKeyLen + 16
+)
 
 // sender is an address that a container may send from, and those that it stands for.
 type sender struct {
@@ -97,9 +87,14 @@ func (o Own) senders() []sender {
 	return append(all, sender{addr: netip.AddrFrom16(id), mask: mask})
 }
 
-func (o Own) pair(s sender) *pair {
-	return &pair{mac: [6]byte(o.MAC), addr: s.addr.As16()}
+// pair is a sender as a port's map has it: the MAC address and the address.
+func (o Own) pair(s sender) []byte {
+	addr := s.addr.As16()
+	return append(macKey(o.MAC), addr[:]...)
 }
+
+// macKey is a MAC address as a port's maps have it.
+func macKey(mac net.HardwareAddr) []byte { return append(mac[:6:6], 0, 0) }
 
 var errMAC = errors.New("not an Ethernet address")
 
@@ -141,7 +136,7 @@ func NewPort(s Secret) (p *Port, err error) {
 	if p.pairs, err = newMap("lanyard_pairs", pairLen, 4); err != nil {
 		return nil, err
 	}
-	if p.exempt, err = newMap("lanyard_exempt", 8, 1); err != nil {
+	if p.exempt, err = newMap("lanyard_exempt", macKeyLen, 1); err != nil {
 		return nil, err
 	}
 	p.program, err = load("lanyard_port", portProgram(s.Daemon(), p.pairs.FD(), p.exempt.FD()))
@@ -183,7 +178,7 @@ func (p *Port) Exempt(macs []net.HardwareAddr) error {
 		if len(mac) != 6 {
 			continue
 		}
-		key := string(append(mac[:6:6], 0, 0))
+		key := string(macKey(mac))
 		if want[key] = true; !p.free[key] {
 			errs = append(errs, put(p.exempt, []byte(key), []byte{1}))
 		}
@@ -205,7 +200,7 @@ func (p *Port) Put(o Own, early bool) error {
 	}
 	var errs []error
 	for _, s := range o.senders() {
-		key := o.pair(s).bytes()
+		key := o.pair(s)
 		var token uint32
 		if !early {
 			token = p.secret.token(key)
@@ -223,12 +218,12 @@ func (p *Port) Drop(o Own, keep *Own) error {
 	kept := map[string]bool{}
 	if keep != nil && len(keep.MAC) == 6 {
 		for _, s := range keep.senders() {
-			kept[string(keep.pair(s).bytes())] = true
+			kept[string(keep.pair(s))] = true
 		}
 	}
 	var errs []error
 	for _, s := range o.senders() {
-		if key := o.pair(s).bytes(); !kept[string(key)] {
+		if key := o.pair(s); !kept[string(key)] {
 			errs = append(errs, ignoreMissing(p.pairs.Delete(key)))
 		}
 	}

@@ -162,7 +162,7 @@ func (b *builder) one(o Own, senders []sender, s Secret, found string) {
 				)
 			}
 		}
-		b.add(asm.LoadImm(asm.R8, int64(s.token(o.pair(a).bytes())), asm.DWord), asm.Ja.Label(found))
+		b.add(asm.LoadImm(asm.R8, int64(s.token(o.pair(a))), asm.DWord), asm.Ja.Label(found))
 		b.at(next)
 	}
 }

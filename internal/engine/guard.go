@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cilium/ebpf"
+
 	"github.com/lanyard-net/lanyard/internal/antispoof"
 	"github.com/lanyard-net/lanyard/internal/lan"
 	"github.com/lanyard-net/lanyard/internal/link"
@@ -44,6 +46,15 @@ func ownOf(n *network, rec *lan.Endpoint, parent *link.Parent) (o antispoof.Own,
 		o.Addrs = append(o.Addrs, p.Addr())
 	}
 	return o, nil
+}
+
+// program is the one for an endpoint's link. The caller closes it.
+func (e *Engine) program(n *network, rec *lan.Endpoint, parent *link.Parent) (*ebpf.Program, error) {
+	own, err := ownOf(n, rec, parent)
+	if err != nil {
+		return nil, err
+	}
+	return antispoof.Child(own, e.secret())
 }
 
 // guardParent puts a port on a network's parent if the network wants one and it has none, and
@@ -143,17 +154,26 @@ func (e *Engine) exempt(key string, parent *link.Parent) error {
 	return e.guards.on[key].port.Exempt(free)
 }
 
+// portOf is the port on a network's parent, and the parent; nil where one of them is not there. The
+// caller holds guards.mu.
+func (e *Engine) portOf(n *network) (*guarded, *link.Parent) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	on := e.guards.on[n.rec.Key]
+	if n.parent == nil {
+		on = nil
+	}
+	return on, n.parent
+}
+
 // guard tells the parent's port of an endpoint, whose link need not have its program yet if
 // early is set; was is what it had, if that is something else.
 func (e *Engine) guard(n *network, rec, was *lan.Endpoint, early bool) error {
 	g := &e.guards
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	e.mu.Lock()
-	parent := n.parent
-	e.mu.Unlock()
-	on := g.on[n.rec.Key]
-	if on == nil || parent == nil {
+	on, parent := e.portOf(n)
+	if on == nil {
 		return nil
 	}
 	if !hasPort(n) {
@@ -179,11 +199,8 @@ func (e *Engine) unguard(n *network, rec *lan.Endpoint) {
 	g := &e.guards
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	e.mu.Lock()
-	parent := n.parent
-	e.mu.Unlock()
-	on := g.on[n.rec.Key]
-	if on == nil || parent == nil {
+	on, parent := e.portOf(n)
+	if on == nil {
 		return
 	}
 	var err error
@@ -214,11 +231,7 @@ func (e *Engine) guardInside(ep *endpoint, always bool) (found bool, err error) 
 			}
 			e.log.Warn("a container had no antispoof filter on its link, and has it again", "endpoint", lan.Short(rec.ID))
 		}
-		own, err := ownOf(ep.net, &rec, parent)
-		if err != nil {
-			return err
-		}
-		program, err := antispoof.Child(own, e.secret())
+		program, err := e.program(ep.net, &rec, parent)
 		if err != nil {
 			return err
 		}

@@ -10,7 +10,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/lanyard-net/lanyard/internal/antispoof"
 	"github.com/lanyard-net/lanyard/internal/ipam"
 	"github.com/lanyard-net/lanyard/internal/lan"
 	"github.com/lanyard-net/lanyard/internal/link"
@@ -366,11 +365,7 @@ func (e *Engine) relinkOne(n *network, ep *endpoint, parent *link.Parent) (bool,
 		}
 	}
 	if n.rec.AntiSpoof {
-		own, err := ownOf(n, &rec, parent)
-		if err != nil {
-			return false, err
-		}
-		program, err := antispoof.Child(own, e.secret())
+		program, err := e.program(n, &rec, parent)
 		if err != nil {
 			return false, err
 		}

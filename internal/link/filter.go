@@ -22,8 +22,7 @@ const (
 // Filter has a link's egress go through a program of the type sched_cls (cls_bpf on clsact), in
 // place of one that was given earlier, between two frames. Others' filters stay.
 func (l *Links) Filter(index, program int) error {
-	qdisc := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}}
-	err := l.h.QdiscAdd(qdisc)
+	err := l.h.QdiscAdd(clsact(index))
 	switch {
 	case err == nil:
 	case errors.Is(err, unix.EEXIST):
@@ -48,6 +47,16 @@ func (l *Links) Filter(index, program int) error {
 	return nil
 }
 
+// clsact is the qdisc of a link that filters are on.
+func clsact(index int) *netlink.Clsact {
+	return &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}}
+}
+
+func isOurFilter(f netlink.Filter) bool {
+	b, ok := f.(*netlink.BpfFilter)
+	return ok && b.Name == filterName
+}
+
 // hasIngress reports whether a link has a qdisc ingress.
 func (l *Links) hasIngress(index int) (bool, error) {
 	link, err := l.h.LinkByIndex(index)
@@ -61,12 +70,7 @@ func (l *Links) hasIngress(index int) (bool, error) {
 // Filtered reports whether a link has a filter of ours.
 func (l *Links) Filtered(index int) (bool, error) {
 	filters, err := l.filters(index, netlink.HANDLE_MIN_EGRESS)
-	for _, f := range filters {
-		if b, ok := f.(*netlink.BpfFilter); ok && b.Name == filterName {
-			return true, nil
-		}
-	}
-	return false, err
+	return slices.ContainsFunc(filters, isOurFilter), err
 }
 
 // MACsOn are the MAC addresses of the links in this namespace that are on a parent.
@@ -88,7 +92,7 @@ func (l *Links) Unfilter(index int) error {
 	}
 	others := 0
 	for _, f := range out {
-		if b, ok := f.(*netlink.BpfFilter); !ok || b.Name != filterName {
+		if !isOurFilter(f) {
 			others++
 			continue
 		}
@@ -100,7 +104,7 @@ func (l *Links) Unfilter(index int) error {
 	if err != nil || others+len(in) > 0 || len(out) == 0 {
 		return err
 	}
-	err = l.h.QdiscDel(&netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}})
+	err = l.h.QdiscDel(clsact(index))
 	if err != nil && !isNoFilter(err) {
 		return fmt.Errorf("qdisc clsact on %s: %w", l.nameOf(index), err)
 	}
