@@ -26,7 +26,6 @@ var packages = []struct{ name, file string }{
 	{"user-mode-linux", "/usr/bin/linux.uml"},
 	{"kmod", "/sbin/depmod"},
 	{"iproute2", "/sbin/ip"},
-	{"iptables", "/usr/sbin/iptables-legacy"},
 	{"e2fsprogs", "/sbin/mkfs.ext4"},
 	{"tini", "/usr/bin/tini"},
 	{"busybox-static", "/bin/busybox"},
@@ -120,19 +119,6 @@ func Compose() string { return root("sid") + "/usr/libexec/docker/cli-plugins/do
 
 func root(suite string) string { return filepath.Join(Cache, "engines", suite) }
 
-// Kernel is the guests' kernel.
-const Kernel = "/usr/bin/linux.uml"
-
-// Modules is the folder of the guests' kernel's modules, with their index. Prepare
-// makes it.
-func Modules() (string, error) {
-	dirs, err := filepath.Glob(filepath.Join(Cache, "modules/lib/modules/*/modules.dep"))
-	if err != nil || len(dirs) == 0 {
-		return "", fmt.Errorf("no modules of the guests' kernel in %s; try: labctl prepare", Cache)
-	}
-	return filepath.Dir(dirs[len(dirs)-1]), nil
-}
-
 // Prepare brings what is missing. say is told of each step that takes time. It may
 // run in several processes at once: they wait for each other.
 func Prepare(ctx context.Context, say func(format string, args ...any)) error {
@@ -152,7 +138,7 @@ func Prepare(ctx context.Context, say func(format string, args ...any)) error {
 			return fmt.Errorf("engine %s: %w", e.Name, err)
 		}
 	}
-	return indexModules(ctx)
+	return prepareKernels(ctx, say)
 }
 
 // lock waits until no other process holds the lock of that name.
@@ -213,14 +199,19 @@ func installPackages(ctx context.Context, say func(string, ...any)) error {
 	return nil
 }
 
-// unpack downloads the engine's packages, whatever the machine's own sources say,
-// and unpacks them into the cache.
+// unpack downloads the engine's packages and unpacks them into the cache.
 func (e Engine) unpack(ctx context.Context, say func(string, ...any)) error {
 	to := root(e.suite)
 	if _, err := os.Stat(filepath.Join(to, "usr/sbin/dockerd")); err == nil {
 		return nil
 	}
 	say("downloading Docker %s (Debian %s; unpacked, not installed)", e.Name, e.suite)
+	return fetch(ctx, e.suite, e.debs, to)
+}
+
+// fetch downloads packages of a suite, whatever the machine's own sources say, and unpacks
+// them into a folder that is there whole or not at all.
+func fetch(ctx context.Context, suite string, debs []string, to string) error {
 	work, err := os.MkdirTemp(Cache, "unpack-")
 	if err != nil {
 		return err
@@ -231,7 +222,7 @@ func (e Engine) unpack(ctx context.Context, say func(string, ...any)) error {
 			return err
 		}
 	}
-	sources := fmt.Sprintf("deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s main\n", mirror(), e.suite)
+	sources := fmt.Sprintf("deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s main\n", mirror(), suite)
 	if err := os.WriteFile(filepath.Join(work, "sources.list"), []byte(sources), 0o644); err != nil {
 		return err
 	}
@@ -247,14 +238,14 @@ func (e Engine) unpack(ctx context.Context, say func(string, ...any)) error {
 	if err := retry(ctx, func() error { return apt("update") }); err != nil {
 		return err
 	}
-	if err := retry(ctx, func() error { return apt(append([]string{"download"}, e.debs...)...) }); err != nil {
+	if err := retry(ctx, func() error { return apt(append([]string{"download"}, debs...)...) }); err != nil {
 		return err
 	}
-	debs, err := filepath.Glob(filepath.Join(work, "deb/*.deb"))
+	files, err := filepath.Glob(filepath.Join(work, "deb/*.deb"))
 	if err != nil {
 		return err
 	}
-	for _, deb := range debs {
+	for _, deb := range files {
 		if err := run(ctx, "dpkg-deb", "-x", deb, filepath.Join(work, "root")); err != nil {
 			return err
 		}
@@ -284,33 +275,6 @@ func mirror() string {
 		}
 	}
 	return "http://deb.debian.org/debian"
-}
-
-// indexModules copies the modules of the guests' kernel to a folder where depmod may
-// write beside them.
-func indexModules(ctx context.Context) error {
-	from, err := filepath.Glob("/usr/lib/uml/modules/*/kernel")
-	if err != nil || len(from) == 0 {
-		return errors.New("package user-mode-linux has no modules in /usr/lib/uml/modules")
-	}
-	slices.Sort(from)
-	dir := filepath.Dir(from[len(from)-1])
-	version := filepath.Base(dir)
-	base := filepath.Join(Cache, "modules")
-	to := filepath.Join(base, "lib/modules", version)
-	if _, err := os.Stat(filepath.Join(to, "modules.dep")); err == nil {
-		return nil
-	}
-	if err := os.RemoveAll(base); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
-		return err
-	}
-	if err := run(ctx, "cp", "-r", dir, to); err != nil {
-		return err
-	}
-	return run(ctx, "depmod", "-b", base, version)
 }
 
 func retry(ctx context.Context, do func() error) error {

@@ -39,19 +39,12 @@ mount -t tmpfs etc /etc/docker # not the machine's
 mkdir -p /lib/modules /run/lab/cli-bin
 ln -s "$AGENT" /run/lab/cli-bin/docker
 ln -sfn "$MODULES" "/lib/modules/$(uname -r)"
-modprobe ipv6
+[ -e /proc/sys/net/ipv6 ] || modprobe ipv6
 if [ -z "$SYSTEMD" ]; then # which does these things itself, and the kernel the last one
-	mount -t tmpfs -o mode=755 cgroup /sys/fs/cgroup
-	for c in cpu cpuacct memory devices freezer blkio pids net_cls; do
-		mkdir "/sys/fs/cgroup/$c"
-		mount -t cgroup -o "$c" "$c" "/sys/fs/cgroup/$c" || rmdir "/sys/fs/cgroup/$c"
-	done
+	mount -t cgroup2 cgroup /sys/fs/cgroup
 	mkdir -p /run/docker/plugins
 	for m in 8021q macvlan ipvlan veth bridge "dummy numdummies=0" "bonding max_bonds=0"; do modprobe $m; done
 fi
-# This kernel's nf_tables has the bridge family alone.
-ln -sf /usr/sbin/iptables-legacy /etc/alternatives/iptables
-ln -sf /usr/sbin/ip6tables-legacy /etc/alternatives/ip6tables
 hostname "$NODE"
 printf '127.0.0.1 localhost %s\n' "$NODE" >/etc/hosts
 echo 'nameserver 127.0.0.1' >/etc/resolv.conf

@@ -79,7 +79,7 @@ func (n *Node) create(ctx context.Context) error {
 // Boot starts the guest, waits for its agent, and starts lanyard and dockerd where
 // they ran before.
 func (n *Node) Boot(ctx context.Context) error {
-	modules, err := machine.Modules()
+	kernel, err := machine.GuestKernel()
 	if err != nil {
 		return err
 	}
@@ -102,18 +102,19 @@ func (n *Node) Boot(ctx context.Context) error {
 	vec := func(i int, net string, kind int) string {
 		return fmt.Sprintf("vec%d:transport=tap,ifname=%s,depth=128,gro=1,mac=52:54:00:%02x:00:%02x", i, n.tap(net), kind, n.Index)
 	}
-	cmd := exec.Command("nsenter", "--net="+n.lab.nsPath(),
-		// A guest's processes are traced: each of their system calls is two switches between
-		// processes here, and behind others that have work each would wait for its turn. With
-		// two compilers beside it a docker run took 40 s instead of 8. Where it may not go
-		// first it runs all the same.
+	args := []string{"--net=" + n.lab.nsPath(),
+		// A guest's processes are the machine's: behind others that have work each of their
+		// system calls would wait for its turn. With two compilers beside it a docker run took
+		// 40 s instead of 8. Where it may not go first it runs all the same.
 		"sh", "-c", `chrt --rr --pid 1 $$; exec "$@"`, "guest",
 		"unshare", "--pid", "--fork", "--kill-child=KILL",
-		"taskset", "-c", strconv.Itoa((n.Index-1)%runtime.NumCPU()),
-		machine.Kernel, fmt.Sprintf("mem=%dM", mem), "root=/dev/root", "rootfstype=hostfs", "ro", "init="+filepath.Join(n.dir(), "init"),
+		"taskset", "-c", strconv.Itoa((n.Index-1)%runtime.NumCPU())}
+	args = append(args, kernel.Command...)
+	args = append(args, fmt.Sprintf("mem=%dM", mem), "root=/dev/root", "rootfstype=hostfs", "ro", "init="+filepath.Join(n.dir(), "init"),
 		"umid=guest", "uml_dir="+n.dir(), "con=null", "con0=null,fd:1", "console=tty0", "noreboot", "panic=-1", "quiet",
 		"ubd0="+filepath.Join(n.dir(), "disk.img"), vec(0, "mgmt", 0x99), vec(1, "seg", 0x11),
-		"NODE="+n.Name, "ADDR="+n.Addr(), "AGENT="+n.lab.agent, "MODULES="+modules)
+		"NODE="+n.Name, "ADDR="+n.Addr(), "AGENT="+n.lab.agent, "MODULES="+kernel.Modules)
+	cmd := exec.Command("nsenter", args...)
 	if n.Systemd {
 		cmd.Args = append(cmd.Args, "SYSTEMD=yes")
 	}
