@@ -132,7 +132,7 @@ func runDaemon(ctx context.Context, c daemonConfig) (err error) {
 	if err != nil {
 		return err
 	}
-	late := &latecomers{api: dockerAPI(), log: c.log, silent: make(chan string, 64), socket: filepath.Base(c.pluginSocket)}
+	late := &latecomers{api: dockerAPI(daemonPatience), log: c.log, silent: make(chan string, 64), socket: filepath.Base(c.pluginSocket)}
 	addresses, err := ipam.New(ipam.Config{DB: db, Links: links, Log: c.log, Silent: late.tell, Mark: antispoof.Secret(db.Salt()).Daemon()}, state)
 	if err != nil {
 		return err

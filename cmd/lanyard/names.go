@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -17,18 +18,27 @@ import (
 // for them, and it does without where Docker does not answer. The daemon asks Docker
 // for containers that wait for a DHCP server alone; see latecomers.
 
-// patience is how long Docker may take to name things.
-const patience = 2 * time.Second
+const (
+	// patience is how long Docker may take to name things.
+	patience = 2 * time.Second
+	// daemonPatience is how long it may take to answer the daemon, which nobody waits for: a
+	// container's own answer waits for what Docker does with it now.
+	daemonPatience = 10 * time.Second
+)
 
 // engineAPI is a Docker engine's HTTP API.
 type engineAPI struct {
-	http http.Client
-	base string
+	http     http.Client
+	base     string
+	patience time.Duration
 }
 
-// dockerAPI is the engine that DOCKER_HOST names, or the local one. It is nil
-// for hosts that only the docker command reaches (ssh, TLS).
-func dockerAPI() *engineAPI {
+// errGone is Docker's answer for what it has no more.
+var errGone = errors.New("docker has it no more")
+
+// dockerAPI is the engine that DOCKER_HOST names, or the local one. It fails
+// for hosts that only the docker command reaches (ssh, TLS). get waits that long.
+func dockerAPI(patience time.Duration) *engineAPI {
 	host := os.Getenv("DOCKER_HOST")
 	if host == "" {
 		host = "unix:///var/run/docker.sock"
@@ -39,16 +49,16 @@ func dockerAPI() *engineAPI {
 		dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", addr)
 		}
-		return &engineAPI{http.Client{Transport: &http.Transport{DialContext: dial}}, "http://docker"}
+		return &engineAPI{http.Client{Transport: &http.Transport{DialContext: dial}}, "http://docker", patience}
 	case (scheme == "tcp" || scheme == "http") && os.Getenv("DOCKER_TLS_VERIFY") == "":
-		return &engineAPI{http.Client{}, "http://" + strings.TrimSuffix(addr, "/")}
+		return &engineAPI{http.Client{}, "http://" + strings.TrimSuffix(addr, "/"), patience}
 	}
-	return nil
+	return &engineAPI{}
 }
 
 // send asks the engine for something; the caller closes the answer's body.
 func (a *engineAPI) send(ctx context.Context, method, path string) (*http.Response, error) {
-	if a == nil {
+	if a.base == "" {
 		return nil, fmt.Errorf("docker host %s: only the docker command reaches it", os.Getenv("DOCKER_HOST"))
 	}
 	r, err := http.NewRequestWithContext(ctx, method, a.base+path, nil)
@@ -59,13 +69,16 @@ func (a *engineAPI) send(ctx context.Context, method, path string) (*http.Respon
 }
 
 func (a *engineAPI) get(ctx context.Context, path string, into any) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, a.patience)
 	defer cancel()
 	w, err := a.send(ctx, http.MethodGet, path)
 	if err != nil {
 		return err
 	}
 	defer w.Body.Close()
+	if w.StatusCode == http.StatusNotFound {
+		return errGone
+	}
 	if w.StatusCode != http.StatusOK {
 		return fmt.Errorf("docker answered %s", w.Status)
 	}
@@ -78,7 +91,7 @@ type dockerNetwork struct{ ID, Name, Driver string }
 // dockerNetworks are all networks of the engine.
 func dockerNetworks(ctx context.Context) ([]dockerNetwork, error) {
 	var list []dockerNetwork
-	err := dockerAPI().get(ctx, "/networks", &list)
+	err := dockerAPI(patience).get(ctx, "/networks", &list)
 	return list, err
 }
 
@@ -106,7 +119,7 @@ func containerNames(ctx context.Context) map[string]string {
 		}
 	}
 	names := map[string]string{}
-	if err := dockerAPI().get(ctx, "/containers/json", &list); err != nil {
+	if err := dockerAPI(patience).get(ctx, "/containers/json", &list); err != nil {
 		return names
 	}
 	for _, c := range list {

@@ -36,7 +36,7 @@ func (r *repairer) repair(ctx context.Context, dry bool) control.Repair {
 	view, err := r.view(ctx)
 	answer := control.Repair{Steps: r.engine.Repair(ctx, view, dry)}
 	if err != nil {
-		answer.Notes = append(answer.Notes, fmt.Sprintf("Docker does not say what it has (%v), so its networks and containers were not compared", err))
+		answer.Notes = append(answer.Notes, fmt.Sprintf("Docker does not say all that it has (%v), so what it did not say was not compared", err))
 	}
 	if d := r.damage; d != nil {
 		answer.Notes = append(answer.Notes, fmt.Sprintf("the state file was damaged when lanyard started, and is kept as %s; %d records were read from it", d.Aside, d.Kept))
@@ -44,21 +44,31 @@ func (r *repairer) repair(ctx context.Context, dry bool) control.Repair {
 	return answer
 }
 
-// Run takes in what a damaged state file has lost, once Docker says what there is.
+// looks are how often Docker is looked at for what a damaged state file has lost.
+const looks = 6
+
+// Run takes in what a damaged state file has lost, once Docker says what there is, and looks
+// again until a look finds nothing more.
 func (r *repairer) Run(ctx context.Context) error {
 	if r.damage == nil {
 		return nil
 	}
 	r.log.Error("state file was damaged and is set aside; what it lost is taken in from Docker", "aside", r.damage.Aside, "records_read", r.damage.Kept, "why", r.damage.Why)
+	done := 0
 	for wait := time.Second; ; wait = min(2*wait, lookMost) {
 		view, err := r.view(ctx)
-		if err == nil {
+		if err != nil {
+			r.log.Info("Docker does not say all that it has", "err", err)
+		}
+		if view != nil {
 			steps := r.engine.Repair(ctx, view, false)
 			r.log.Info("state repaired after damage", "steps", len(steps))
 			for _, n := range view.Networks {
 				r.late.tell(n.ID)
 			}
-			return nil
+			if done++; len(steps) == 0 && err == nil || done == looks {
+				return nil
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -68,7 +78,8 @@ func (r *repairer) Run(ctx context.Context) error {
 	}
 }
 
-// view asks Docker what it has of this driver's.
+// view asks Docker what it has of this driver's. With an error it may lack containers, and is
+// nil where Docker said nothing.
 func (r *repairer) view(ctx context.Context) (*engine.DockerView, error) {
 	filters := url.QueryEscape(fmt.Sprintf(`{"driver":{%q:true}}`, r.driver))
 	var list []struct {
@@ -133,8 +144,8 @@ func (r *repairer) view(ctx context.Context) (*engine.DockerView, error) {
 	return v, err
 }
 
-// endpoints are those of running containers on our networks.
-func (r *repairer) endpoints(ctx context.Context, ours map[string]bool) (eps []engine.DockerEndpoint, err error) {
+// endpoints are those of running containers on our networks, and why some are not said.
+func (r *repairer) endpoints(ctx context.Context, ours map[string]bool) (eps []engine.DockerEndpoint, unsaid error) {
 	var list []struct{ ID string }
 	if err := r.api.get(ctx, "/containers/json", &list); err != nil {
 		return nil, err
@@ -152,7 +163,10 @@ func (r *repairer) endpoints(ctx context.Context, ours map[string]bool) (eps []e
 			}
 		}
 		if err := r.api.get(ctx, "/containers/"+c.ID+"/json", &is); err != nil {
-			continue // it has just gone
+			if !errors.Is(err, errGone) {
+				unsaid = errors.Join(unsaid, err)
+			}
+			continue
 		}
 		for _, n := range is.NetworkSettings.Networks {
 			if n == nil || !ours[n.NetworkID] || n.EndpointID == "" {
@@ -170,7 +184,7 @@ func (r *repairer) endpoints(ctx context.Context, ours map[string]bool) (eps []e
 			eps = append(eps, e)
 		}
 	}
-	return eps, nil
+	return eps, unsaid
 }
 
 // addrIn is the address in a text that may have a length; the zero Addr for none.
