@@ -167,6 +167,9 @@ func (v *View) Problems() (problems []string) {
 		stuck := c.State.Status == "restarting" && c.State.Error == ""
 		// "dead" and "removing" is one whose removal was cut off.
 		stuck = stuck || c.State.Status == "dead" || c.State.Status == "removing"
+		// Killed while it made a container's task, dockerd leaves it with the runtime, which
+		// then refuses each start: only docker rm helps.
+		stuck = stuck || strings.Contains(c.State.Error, "container with given ID already exists")
 		if wanted := policy == "always" || policy == "unless-stopped"; wanted && c.State.Status != "running" && !stuck && !c.State.StartedAt.IsZero() {
 			bad("container %s has restart policy %s and is %s: %s", c.Name, policy, c.State.Status, c.State.Error)
 		}

@@ -108,7 +108,7 @@ func (n *Node) Boot(ctx context.Context) error {
 		// 40 s instead of 8. Where it may not go first it runs all the same.
 		"sh", "-c", `chrt --rr --pid 1 $$; exec "$@"`, "guest",
 		"unshare", "--pid", "--fork", "--kill-child=KILL",
-		"taskset", "-c", strconv.Itoa((n.Index-1)%runtime.NumCPU())}
+		"taskset", "-c", strconv.Itoa((n.Index - 1) % runtime.NumCPU())}
 	args = append(args, kernel.Command...)
 	args = append(args, fmt.Sprintf("mem=%dM", mem), "root=/dev/root", "rootfstype=hostfs", "ro", "init="+filepath.Join(n.dir(), "init"),
 		"umid=guest", "uml_dir="+n.dir(), "con=null", "con0=null,fd:1", "console=tty0", "noreboot", "panic=-1", "quiet",
