@@ -26,6 +26,7 @@ var packages = []struct{ name, file string }{
 	{"user-mode-linux", "/usr/bin/linux.uml"},
 	{"kmod", "/sbin/depmod"},
 	{"iproute2", "/sbin/ip"},
+	{"iptables", "/usr/sbin/iptables-legacy"},
 	{"e2fsprogs", "/sbin/mkfs.ext4"},
 	{"tini", "/usr/bin/tini"},
 	{"busybox-static", "/bin/busybox"},

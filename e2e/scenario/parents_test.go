@@ -113,7 +113,9 @@ func TestIsolated(t *testing.T) {
 		if c.name == "l3" {
 			flags = "--ip 10.32.0.7"
 		}
-		h.says(fmt.Sprintf("docker run --rm --network %s %s busybox:lab sh -c 'ping -c2 -W2 c1; ip route'", c.name, flags), "10.31.0.7", "2 packets received")
+		// By name, where the kernel has what Docker's DNS needs in containers.
+		h.says(fmt.Sprintf("whom=c1; modinfo iptable_nat >/dev/null 2>&1 || whom=10.31.0.7; docker run --rm --network %s %s busybox:lab sh -c \"ping -c2 -W2 $whom; ip route\"", c.name, flags),
+			"10.31.0.7", "2 packets received")
 		h.fails("docker exec c1 ping -c1 -W1 8.8.8.8", "Network is unreachable")
 		h.sh("docker rm -f c1 && docker network rm %s", c.name)
 		h.fails("ip link show "+c.link+id[:12], "does not exist")

@@ -45,6 +45,12 @@ if [ -z "$SYSTEMD" ]; then # which does these things itself, and the kernel the 
 	mkdir -p /run/docker/plugins
 	for m in 8021q macvlan ipvlan veth bridge "dummy numdummies=0" "bonding max_bonds=0"; do modprobe $m; done
 fi
+# Debian 12's kernel has iptables' own tables and no nf_tables for IPv4; sid's has neither, so
+# that there Docker answers no names in containers.
+if [ -e "$MODULES/kernel/net/ipv4/netfilter/iptable_nat.ko" ]; then
+	ln -sf /usr/sbin/iptables-legacy /etc/alternatives/iptables
+	ln -sf /usr/sbin/ip6tables-legacy /etc/alternatives/ip6tables
+fi
 hostname "$NODE"
 printf '127.0.0.1 localhost %s\n' "$NODE" >/etc/hosts
 echo 'nameserver 127.0.0.1' >/etc/resolv.conf
