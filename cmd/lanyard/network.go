@@ -274,7 +274,11 @@ func printNetwork(cmd *cobra.Command, n *namedNetwork, endpoints []engine.Endpoi
 		line("Internal", "yes")
 	}
 	if n.HostAccess {
-		line("Host access", "yes")
+		as := make([]string, len(n.HostAddrs))
+		for i, a := range n.HostAddrs {
+			as[i] = a.String()
+		}
+		line("Host access", strings.TrimSuffix("yes, as "+strings.Join(as, ", "), ", as "))
 	}
 	if n.AntiSpoof {
 		line("Antispoof", "yes")

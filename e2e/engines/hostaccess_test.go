@@ -3,6 +3,7 @@
 package engines
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -51,5 +52,34 @@ func TestHostAccess(t *testing.T) {
 		u.sh("docker rm -f c1 && docker network rm lan")
 		u.fails("ip link show lyh-eth1", "does not exist")
 		u.fails("docker network create -d lanyard --subnet 10.9.0.0/24 -o parent=eth1 -o macvlan_mode=private -o host_access=true x", "macvlan_mode=bridge")
+	})
+}
+
+// The host has an address of its own on the network, from the pool or as the user says; no
+// container gets it, with whatever IPAM driver.
+func TestHostAddress(t *testing.T) {
+	onEach(t, func(u *user) {
+		u.sh("docker network create -d lanyard --ipam-driver lanyard --subnet 10.6.0.0/29 -o parent=eth1 -o host_address=auto pooled")
+		u.sh("docker network create -d lanyard --subnet 10.7.0.0/29 --aux-address host=10.7.0.2 -o parent=eth1 -o host_address=10.7.0.2 chosen")
+		u.fails("docker network create -d lanyard --subnet 10.8.0.0/29 -o parent=eth1 -o host_address=10.8.0.2 x", "try: --aux-address host=10.8.0.2")
+		u.says("lanyard network inspect chosen", "yes, as 10.7.0.2")
+		_, rest, _ := strings.Cut(u.sh("lanyard network inspect pooled"), "yes, as ")
+		own, _, _ := strings.Cut(rest, "\n")
+		for _, c := range []struct{ network, host string }{{"pooled", own}, {"chosen", "10.7.0.2"}} {
+			// All that there are: six of a /29, less gateway and host.
+			for i := range 4 {
+				u.sh(fmt.Sprintf(run+"--name %s-%d --network %[1]s busybox:lab", c.network, i))
+			}
+			u.fails(run + "--rm --network " + c.network + " busybox:lab")
+			u.fails(run + "--rm --network " + c.network + " --ip " + c.host + " busybox:lab")
+			addr := u.addr(c.network+"-2", c.network)
+			u.eventually("the container reaches the host", u.wants("docker exec "+c.network+"-2 ping -c1 -W2 "+c.host, "1 packets received"))
+			u.says("busybox ping -c1 -W2 "+addr, "1 packets received")
+			u.says("ip route get "+addr, "src "+c.host+" ")
+		}
+		u.says("lanyard address ls", own)
+		u.sh("docker rm -f $(docker ps -aq) && docker network rm pooled chosen")
+		u.fails("ip link show lyh-eth1", "does not exist")
+		u.says("lanyard repair 2>&1", "Nothing to repair")
 	})
 }

@@ -137,6 +137,9 @@ func request(id string, opts ...string) lan.NetworkRequest {
 		k, v, _ := strings.Cut(o, "=")
 		r.Options[k] = v
 	}
+	if r.Options["subnet"] != "" {
+		r.IPv4 = []lan.Subnet{{Pool: netip.MustParsePrefix("0.0.0.0/0")}} // as Docker's null IPAM driver says
+	}
 	return r
 }
 

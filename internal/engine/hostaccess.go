@@ -84,7 +84,23 @@ func (e *Engine) shim(n *network, parent *link.Parent) (*link.Shim, error) {
 		s, err = e.links.EnsureShim(parent, &n.rec.Network, mac)
 		return err
 	})
-	return s, err
+	if err != nil {
+		return nil, err
+	}
+	return s, e.links.SetShimAddrs(s, e.ownAddrs(n))
+}
+
+// ownAddrs are the host's own addresses on a network and on the others of its parent.
+func (e *Engine) ownAddrs(n *network) []netip.Addr {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	addrs := slices.Clone(n.rec.HostAddrs)
+	for _, other := range e.networks {
+		if other != n && other.rec.Key == n.rec.Key {
+			addrs = append(addrs, other.rec.HostAddrs...)
+		}
+	}
+	return addrs
 }
 
 // syncPaths makes the paths on a shim those of the endpoints. The caller holds access.
@@ -100,6 +116,7 @@ func (e *Engine) syncPaths(s *hostSide, shim *link.Shim) error {
 	want := map[netip.Addr]bool{}
 	var errs []error
 	for i, ep := range s.eps {
+		known := append(ep.net.rec.HostPrefixes(), known...)
 		paths, err := e.hostPaths(&s.recs[i], shim, known)
 		errs = append(errs, err)
 		for _, p := range paths {
@@ -196,6 +213,7 @@ func (e *Engine) openHost(ep *endpoint, rec lan.Endpoint, inside bool) {
 		if err != nil {
 			return err
 		}
+		known = append(ep.net.rec.HostPrefixes(), known...)
 		paths, err := e.hostPaths(&rec, shim, known)
 		errs := []error{err}
 		if inside {

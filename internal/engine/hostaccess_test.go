@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -257,6 +258,98 @@ func TestHostAccessWithoutAddressOnParent(t *testing.T) {
 	}
 }
 
+// With an address of the host's own on the network, from its pools or the user's, containers
+// see that one; nobody is given it, and it goes with the network.
+func TestHostAccessWithAnAddress(t *testing.T) {
+	for _, kind := range accessKinds {
+		t.Run(kind.name, func(t *testing.T) {
+			if kind.name == "ipvlan" {
+				kerneltest.Need(t, kind.name)
+			}
+			b, peer := accessBench(t)
+			b.host.IP("addr flush dev eth1")
+			b.create("net1", "parent=eth1", kind.option, "subnet=192.168.0.0/24,fd00::/64", "acd=off", "host_address=auto")
+			b.create("net2", "parent=eth1", kind.option, "subnet=192.168.0.0/24", "acd=off", "host_address=192.168.0.9")
+			own := b.Networks()[0].HostAddrs
+			if b.Networks()[0].ID != "net1" {
+				own = b.Networks()[1].HostAddrs
+			}
+			if len(own) != 2 || !own[0].Is4() || !own[1].Is6() {
+				t.Fatalf("the host's addresses on net1: %v", own)
+			}
+			given := func(network, id string) (*kerneltest.Host, []netip.Prefix) {
+				t.Helper()
+				ep, err := b.AddEndpoint(ctx, EndpointRequest{NetworkID: network, EndpointID: id})
+				if err != nil {
+					t.Fatal(err)
+				}
+				var addrs []netip.Prefix
+				for _, p := range []netip.Prefix{ep.IPv4, ep.IPv6} {
+					if p.IsValid() {
+						addrs = append(addrs, p)
+					}
+				}
+				return b.enter(network, id, addrs...), addrs
+			}
+			reach := func(when string, c *kerneltest.Host, addrs []netip.Prefix, hosts ...netip.Addr) {
+				t.Helper()
+				for i, a := range addrs {
+					b.knows(c, hosts[i].String())
+					if !pings(c, hosts[i].String()) {
+						t.Errorf("%s: the container does not reach the host's %s\n%s", when, hosts[i], c.IP("neigh show nud all"))
+					}
+					if out := b.host.IP("route get %s", a.Addr()); !strings.Contains(out, "src "+hosts[i].String()+" ") {
+						t.Errorf("%s: the container would see another address than %s: %s", when, hosts[i], out)
+					}
+					if !pings(b.host, a.Addr().String()) {
+						t.Errorf("%s: the host does not reach %s", when, a)
+					}
+				}
+			}
+			c1, a1 := given("net1", "ep1")
+			c2, a2 := given("net2", "ep2")
+			nine := netip.MustParseAddr("192.168.0.9")
+			for _, p := range append(a1, a2...) {
+				if a := p.Addr(); a == nine || a == own[0] || a == own[1] {
+					t.Errorf("a container was given the host's address %s", a)
+				}
+			}
+			reach("at first", c1, a1, own...)
+			reach("at first", c2, a2, nine)
+			for _, addr := range []netip.Addr{own[0], nine} {
+				// Whoever probes for it (RFC 5227 section 2.1.1) hears that it is taken.
+				if answers := arping(peer, addr.String(), "-D"); len(answers) == 0 || answers[0] != macOf(b.host, "eth1") {
+					t.Errorf("%s is answered for by %v, want %s", addr, answers, macOf(b.host, "eth1"))
+				}
+				if _, err := b.AddEndpoint(ctx, EndpointRequest{NetworkID: "net2", EndpointID: "ep3", Options: lan.EndpointOptions{IP: []netip.Addr{addr}}}); !errors.Is(err, lan.ErrConflict) {
+					t.Errorf("a container asks for the host's %s: %v", addr, err)
+				}
+			}
+
+			b.restart()
+			b.host.IP("link del lyh-eth1")
+			b.sweep()
+			reach("made again after a restart", c1, a1, own...)
+			reach("made again after a restart", c2, a2, nine)
+
+			b.host.IP("addr add 10.7.7.7/32 dev lyh-eth1")
+			if err := b.DeleteNetwork(ctx, "net1"); err != nil {
+				t.Fatal(err)
+			}
+			out := b.host.IP("addr show dev lyh-eth1")
+			if strings.Contains(out, own[0].String()+"/") || strings.Contains(out, own[1].String()+"/") || !strings.Contains(out, "192.168.0.9/32") || !strings.Contains(out, "10.7.7.7/32") {
+				t.Errorf("net1 is gone, net2 is not, and somebody set 10.7.7.7:\n%s", out)
+			}
+			if err := b.DeleteNetwork(ctx, "net2"); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := b.host.TryIP("link show lyh-eth1"); err == nil {
+				t.Error("the shim is still there")
+			}
+		})
+	}
+}
+
 func TestHostAccessIsRefused(t *testing.T) {
 	b := newBench(t)
 	for _, c := range []struct{ options, say string }{
@@ -266,6 +359,13 @@ func TestHostAccessIsRefused(t *testing.T) {
 		{"parent=eth1 ipvlan_flag=vepa", "in mode vepa they do not"},
 		{"", "without a parent"},
 		{"parent=eth1 host_access=yes", "one of true, false"},
+		{"parent=eth1 host_access=false host_address=auto", "leave one of them out"},
+		{"parent=eth1 host_address=auto", "and this network has none"},
+		{"parent=eth1 subnet=10.1.0.0/24 gateway=10.1.0.1 host_address=10.1.0.1", "is the gateway"},
+		{"parent=eth1 subnet=10.1.0.0/24 host_address=10.2.0.1", "in no subnet"},
+		{"parent=eth1 subnet=10.1.0.0/24 host_address=10.1.0.255", "broadcast"},
+		{"parent=eth1 subnet=10.1.0.0/24 host_address=10.1.0.7,10.1.0.8", "two addresses of one family"},
+		{"parent=eth1 subnet=10.1.0.0/24 host_address=nine", "want auto, or addresses"},
 	} {
 		opts := append([]string{"host_access=true"}, strings.Fields(c.options)...)
 		if err := b.CreateNetwork(ctx, request("net1", opts...)); !errors.Is(err, lan.ErrInvalid) || !strings.Contains(err.Error(), c.say) {
@@ -281,9 +381,9 @@ func macOf(h *kerneltest.Host, link string) string {
 }
 
 // arping are the MAC addresses that answer for an address.
-func arping(h *kerneltest.Host, addr string) (macs []string) {
+func arping(h *kerneltest.Host, addr string, flags ...string) (macs []string) {
 	_ = h.NS.Do(func() error {
-		out, _ := exec.Command("busybox", "arping", "-c", "1", "-w", "1", "-I", "wire", addr).CombinedOutput()
+		out, _ := exec.Command("busybox", slices.Concat([]string{"arping", "-c", "1", "-w", "1", "-I", "wire"}, flags, []string{addr})...).CombinedOutput()
 		for line := range strings.Lines(string(out)) {
 			if _, rest, ok := strings.Cut(line, "["); ok {
 				mac, _, _ := strings.Cut(rest, "]")

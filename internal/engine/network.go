@@ -28,7 +28,7 @@ func (e *Engine) SkipGateway(opts map[string]string, internal bool) (v4, v6 bool
 
 // CreateNetwork makes the network, or answers nil if the same one is there. When
 // it fails nothing of the network is left.
-func (e *Engine) CreateNetwork(_ context.Context, r lan.NetworkRequest) (err error) {
+func (e *Engine) CreateNetwork(ctx context.Context, r lan.NetworkRequest) (err error) {
 	asked, err := lan.ParseNetwork(r)
 	if err != nil {
 		return err
@@ -102,6 +102,16 @@ func (e *Engine) CreateNetwork(_ context.Context, r lan.NetworkRequest) (err err
 	}
 	if err := e.guardParent(n, n.parent); err != nil {
 		return err
+	}
+	if n.rec.HostAuto || len(n.rec.HostAddrs) > 0 {
+		// The wire is asked for them.
+		e.ipam.Wire(&n.rec.Network, n.rec.Key, n.parent)
+		if err := e.ipam.HostAddresses(ctx, &n.rec.Network); err != nil {
+			if probe {
+				e.ipam.Unwire(n.rec.Key)
+			}
+			return err
+		}
 	}
 	if n.rec.HostAccess {
 		e.access.Lock()

@@ -520,6 +520,55 @@ func (m *Manager) Give(ctx context.Context, n *lan.Network, asked []netip.Addr, 
 	return addrs, ops, back, nil
 }
 
+// HostAddresses gives the host its addresses on a network that has its pools and its wire:
+// those that the user wants (HostAddrs), or one of each family. From then on they are the
+// network's, and go with it. It asks the wire whether anybody has them, which takes less than
+// a second each.
+func (m *Manager) HostAddresses(ctx context.Context, n *lan.Network) error {
+	m.mu.Lock()
+	asked := n.HostAddrs
+	n.HostAddrs = nil // so that nobody has them
+	m.mu.Unlock()
+	has := slices.Clone(asked)
+	var grants []*grant
+	defer func() {
+		m.mu.Lock()
+		n.HostAddrs = has
+		m.mu.Unlock()
+		for _, g := range grants {
+			m.takeBack(g)
+		}
+	}()
+	for _, s := range slices.Concat(n.IPv4, n.IPv6) {
+		i := slices.IndexFunc(asked, s.Pool.Contains)
+		w := want{name: "the host"}
+		switch {
+		case i >= 0:
+			w.addr = asked[i]
+		case !n.HostAuto || slices.ContainsFunc(has, func(a netip.Addr) bool { return a.Is4() == s.Pool.Addr().Is4() }):
+			continue
+		}
+		m.mu.Lock()
+		p := m.ownPlace(n.ID, s.Pool)
+		m.mu.Unlock()
+		if p == nil || slices.Contains(s.Aux, w.addr) {
+			continue // set aside by Docker, or by the user
+		}
+		if p.rec.Source == lan.SourceDHCP {
+			return lan.Refusef(lan.ErrInvalid, "the addresses in %s are a DHCP server's to give; try: -o host_access=true alone, with an address on the parent", s.Pool)
+		}
+		g, err := m.grant(ctx, p, w)
+		if err != nil {
+			return fmt.Errorf("address for the host: %w", err)
+		}
+		grants = append(grants, g)
+		if i < 0 {
+			has = append(has, g.rec.Addr)
+		}
+	}
+	return nil
+}
+
 // ownPlace is the pool of a subnet that is an option of a network. The caller holds mu.
 func (m *Manager) ownPlace(networkID string, subnet netip.Prefix) *place {
 	for _, p := range m.pools {

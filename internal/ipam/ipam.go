@@ -297,6 +297,9 @@ func (m *Manager) family(p *place) []*place {
 // "" for one that does not. Every pick asks, so it makes no text. The caller holds mu.
 func (m *Manager) fixed(sp *space, addr netip.Addr) (what, whose string) {
 	for id, n := range sp.nets {
+		if slices.Contains(n.HostAddrs, addr) {
+			return "this host's own on network", lan.Short(id)
+		}
 		subnets := n.Subnets(addr)
 		for i := range subnets {
 			s := &subnets[i]

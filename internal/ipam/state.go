@@ -208,6 +208,9 @@ func (m *Manager) count(p *place, hosts map[netip.Addr]string) Counts {
 		}
 	}
 	for _, n := range sp.nets {
+		for _, addr := range n.HostAddrs {
+			aside[addr] = true
+		}
 		for _, s := range n.Subnets(p.run.First) {
 			if s.Gateway.IsValid() && !s.Pool.IsSingleIP() {
 				aside[s.Gateway] = true
@@ -269,6 +272,12 @@ func (m *Manager) addressesOf(sp *space, records []*store.Address, hosts map[net
 			states[addr] = s
 		}
 		return s
+	}
+	for id, n := range sp.nets {
+		for _, addr := range n.HostAddrs {
+			s := at(addr)
+			s.State, s.Network, s.Note = StateHost, id, "this host's own, for host access"
+		}
 	}
 	for _, p := range m.placesIn(sp) {
 		for on := range hosts {

@@ -1,7 +1,9 @@
 package ipam
 
 import (
+	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -97,6 +99,38 @@ func TestSquatter(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// The host's own address on a network is asked for on the wire as a container's is, and
+// nobody is given it then.
+func TestHostAddresses(t *testing.T) {
+	b := newBench(t)
+	_, mac := b.squat("lan0", "10.0.0.1/24")
+	pool := b.mustNetwork("n1", "eth1", lan.Policy{}, subnet{pool: "10.0.0.0/29"})[0]
+	b.listen()
+	n := b.nets["n1"]
+	n.HostAddrs = []netip.Addr{netip.MustParseAddr("10.0.0.1")}
+	wantErr(t, b.HostAddresses(ctx, n), "address for the host", "is in use on eth1 by "+mac)
+	n.HostAddrs, n.HostAuto = nil, true
+	if err := b.HostAddresses(ctx, n); err != nil || fmt.Sprint(n.HostAddrs) != "[10.0.0.2]" {
+		t.Fatalf("the host has %v, %v; want 10.0.0.2", n.HostAddrs, err)
+	}
+	_, err := b.ask(pool, "10.0.0.2", "web")
+	wantErr(t, err, "this host's own on network n1")
+	for _, want := range []string{"10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6"} {
+		if got := b.mustAsk(pool, "", want); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+	_, err = b.ask(pool, "", "web")
+	wantErr(t, err, "is full")
+	list, err := b.Addresses()
+	if err != nil || !slices.ContainsFunc(list, func(a AddressState) bool { return a.Address == n.HostAddrs[0] && a.State == StateHost }) {
+		t.Errorf("the host's is not among %+v, %v", list, err)
+	}
+	if s := b.Pools()[0]; s.Reserved != 1 || s.Conflicting != 1 || s.Used != 4 || s.Free != 0 {
+		t.Errorf("pool: %+v", s)
 	}
 }
 

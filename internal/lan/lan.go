@@ -96,6 +96,10 @@ type Network struct {
 	Internal bool `json:"internal,omitempty"`
 	// HostAccess lets the host and the containers reach each other.
 	HostAccess bool `json:"host_access,omitempty"`
+	// HostAuto asks for addresses of the host's own from the network's pools, and HostAddrs
+	// are those that it has, one of a family at most. They are for host access.
+	HostAuto  bool         `json:"host_auto,omitempty"`
+	HostAddrs []netip.Addr `json:"host_addresses,omitempty"`
 	// AntiSpoof keeps each container to its own MAC address and addresses.
 	AntiSpoof bool `json:"antispoof,omitempty"`
 	// MTU in bytes of the containers' links; 0 takes the parent's.
@@ -138,6 +142,16 @@ func (a Announcement) Messages() (count int, every time.Duration) {
 		every = time.Second
 	}
 	return max(count, 0), every
+}
+
+// HostPrefixes are HostAddrs with the length of their subnets.
+func (n *Network) HostPrefixes() (list []netip.Prefix) {
+	for _, a := range n.HostAddrs {
+		if s, ok := n.SubnetOf(a); ok {
+			list = append(list, netip.PrefixFrom(a, s.Pool.Bits()))
+		}
+	}
+	return list
 }
 
 // L3 reports whether the kernel routes between this network's containers and
@@ -190,7 +204,8 @@ func (n *Network) DummyName() string {
 // of creation is equal.
 func (n *Network) SameAs(m *Network) bool {
 	return n.ID == m.ID && n.Kind == m.Kind && n.Mode == m.Mode && n.Flag == m.Flag &&
-		n.Parent.SameAs(m.Parent) && n.Internal == m.Internal && n.HostAccess == m.HostAccess && n.AntiSpoof == m.AntiSpoof && n.MTU == m.MTU &&
+		n.Parent.SameAs(m.Parent) && n.Internal == m.Internal && n.HostAccess == m.HostAccess && n.HostAuto == m.HostAuto &&
+		(n.HostAuto || slices.Equal(n.HostAddrs, m.HostAddrs)) && n.AntiSpoof == m.AntiSpoof && n.MTU == m.MTU &&
 		n.IfName == m.IfName && n.Gateway == m.Gateway &&
 		n.Own == m.Own && n.IPv6Mode == m.IPv6Mode && n.Policy == m.Policy && n.DHCP.SameAs(&m.DHCP) && n.Announce == m.Announce &&
 		slices.EqualFunc(n.IPv4, m.IPv4, Subnet.SameAs) && slices.EqualFunc(n.IPv6, m.IPv6, Subnet.SameAs)

@@ -50,6 +50,7 @@ const (
 	OptUserClass   = "dhcp_user_class"
 	optSource      = "source"
 	optIPv6        = "ipv6"
+	optHostAddress = "host_address"
 )
 
 // Options is the table of all options.
@@ -113,6 +114,13 @@ func Options() []Option {
 			network: func(n *Network, v string) error {
 				return setSwitch("host_access", v, &n.HostAccess, "true", "false")
 			},
+		},
+		{
+			Name: optHostAddress, Scope: OnNetwork, Kinds: "both", Values: "auto, ADDRESS[,ADDRESS]", Default: "none",
+			Doc: "Host access (which it turns on) with an address of the host's own on the network, one of each family: taken from the " +
+				"network's pools (auto; with lanyard's IPAM driver or `subnet`), or this one. With Docker's own IPAM driver it is to be an " +
+				"`--aux-address` as well.",
+			network: setHostAddress,
 		},
 		{
 			Name: "antispoof", Scope: OnNetwork, Kinds: "both", Values: "true, false", Default: "false",
@@ -577,6 +585,44 @@ func setIfName(n *Network, v string) error {
 	return CheckIfName(v)
 }
 
+func setHostAddress(n *Network, v string) error {
+	n.HostAuto = v == "auto"
+	if n.HostAuto {
+		return nil
+	}
+	for _, text := range splitList(v) {
+		a, err := netip.ParseAddr(text)
+		if err != nil || a.Zone() != "" || a.Is4In6() {
+			return Refusef(ErrInvalid, "%s=%s: want auto, or addresses such as 192.168.0.9 or fd00::9", optHostAddress, v)
+		}
+		if slices.ContainsFunc(n.HostAddrs, func(b netip.Addr) bool { return a.Is4() == b.Is4() }) {
+			return Refusef(ErrInvalid, "%s=%s has two addresses of one family; give one of each at most", optHostAddress, v)
+		}
+		n.HostAddrs = append(n.HostAddrs, a)
+	}
+	return nil
+}
+
+// checkHostAddrs refuses addresses of the host's own that a container could be given, or
+// that nobody can have.
+func (n *Network) checkHostAddrs() error {
+	if n.HostAuto && !n.Manages() {
+		return Refusef(ErrInvalid, "%s=auto takes an address from a pool of lanyard's, and this network has none; try: --ipam-driver lanyard, or --aux-address host=ADDRESS -o %[1]s=ADDRESS", optHostAddress)
+	}
+	for _, a := range n.HostAddrs {
+		s, ok := n.SubnetOf(a)
+		switch {
+		case !ok || s.Pool.Bits() == 0:
+			return Refusef(ErrInvalid, "%s=%s is in no subnet of the network; try: --subnet", optHostAddress, a)
+		case a == s.Gateway:
+			return Refusef(ErrInvalid, "%s=%s is the gateway of the network", optHostAddress, a)
+		case !n.Own && !s.Leased && !slices.Contains(s.Aux, a):
+			return Refusef(ErrInvalid, "Docker's own IPAM driver could give %s to a container; try: --aux-address host=%[1]s", a)
+		}
+	}
+	return nil
+}
+
 func setMTU(n *Network, v string) error {
 	mtu, err := strconv.Atoi(v)
 	if err != nil || mtu < 68 || mtu > 65535 {
@@ -637,6 +683,9 @@ func ParseNetwork(r NetworkRequest) (*Network, error) {
 		if err := s.check("IPv6", isPlain6); err != nil {
 			return nil, err
 		}
+	}
+	if err := n.checkHostAddrs(); err != nil {
+		return nil, err
 	}
 	ipv6 := len(n.IPv6) > 0 || n.IPv6Mode == IPv6SLAAC
 	switch {
@@ -757,6 +806,12 @@ func ParseOptions(opts map[string]string, internal bool) (*Network, error) {
 	}
 	if n.AntiSpoof && n.Mode == ModePassthru {
 		return nil, Refusef(ErrInvalid, "antispoof is for parents that the host has a part in, and macvlan_mode=passthru gives this one to a single container; try: -o macvlan_mode=bridge")
+	}
+	if n.HostAuto || len(n.HostAddrs) > 0 {
+		if opts["host_access"] == "false" {
+			return nil, Refusef(ErrInvalid, "%s is for host access, and host_access=false; leave one of them out", optHostAddress)
+		}
+		n.HostAccess = true
 	}
 	if n.HostAccess {
 		return n, n.checkHostAccess()

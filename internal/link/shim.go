@@ -24,7 +24,8 @@ const protoHost = 108
 
 // Shim is a sibling of the containers' links in the host's namespace, by which the host and
 // they reach each other: the kernel passes nothing between a parent and its children. It
-// has no address, answers no ARP request and sends nothing by itself.
+// answers no ARP request and sends nothing by itself, and has no address but those of
+// SetShimAddrs.
 type Shim struct {
 	Name  string
 	Index int
@@ -63,7 +64,7 @@ func (l *Links) EnsureShim(p *Parent, n *lan.Network, mac net.HardwareAddr) (*Sh
 		return nil, fmt.Errorf("shim for host access: %w", explainAdd(err, c))
 	}
 	if link, err = l.h.LinkByName(c.Name); err == nil {
-		err = l.dressShim(link)
+		err = l.dressShim(link, n.Kind)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("shim %s: %w", c.Name, err), l.Delete(c.Name))
@@ -73,13 +74,17 @@ func (l *Links) EnsureShim(p *Parent, n *lan.Network, mac net.HardwareAddr) (*Sh
 }
 
 // dressShim keeps a shim silent, and sets it up.
-func (l *Links) dressShim(link netlink.Link) error {
+func (l *Links) dressShim(link netlink.Link, kind lan.Kind) error {
 	name := link.Attrs().Name
+	ignore := 8 // the parent alone answers for the host's addresses
+	if kind == lan.Ipvlan {
+		ignore = 1 // what is asked for those of a shim does not come to the parent
+	}
 	for _, s := range []struct {
 		family, key string
 		value       int
 	}{
-		{"ipv4", "arp_ignore", 8}, // the parent alone answers for the host's addresses
+		{"ipv4", "arp_ignore", ignore},
 		{"ipv6", "accept_ra", 0},
 		{"ipv6", "autoconf", 0},
 		{"ipv6", "addr_gen_mode", 1}, // no link-local address, and so no solicitation
@@ -97,6 +102,48 @@ func (l *Links) dressShim(link netlink.Link) error {
 		return fmt.Errorf("alias: %w", err)
 	}
 	return l.h.LinkSetUp(link)
+}
+
+// SetShimAddrs gives a shim addresses of the host's, which it has alone, without a route; those
+// that it was given before and that are not among them go. What others set on it stays.
+func (l *Links) SetShimAddrs(s *Shim, addrs []netip.Addr) error {
+	link, err := l.h.LinkByIndex(s.Index)
+	if err != nil {
+		return fmt.Errorf("shim %s: %w", s.Name, err)
+	}
+	have, err := l.addrs(link)
+	if err != nil {
+		return fmt.Errorf("addresses of %s: %w", s.Name, err)
+	}
+	has := map[netip.Addr]bool{}
+	for _, a := range have {
+		addr := addrOf(a.IP)
+		// Nobody else sets this flag for an address alone, with which it means nothing.
+		ours := a.Flags&unix.IFA_F_NOPREFIXROUTE != 0
+		if ones, _ := a.Mask.Size(); ones != addr.BitLen() {
+			ours = false
+		}
+		if ours && !slices.Contains(addrs, addr) {
+			if err := l.h.AddrDel(link, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+				return fmt.Errorf("address %s of %s: %w", addr, s.Name, err)
+			}
+			continue
+		}
+		has[addr] = true
+	}
+	for _, addr := range addrs {
+		if has[addr] {
+			continue
+		}
+		a := &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(addr, addr.BitLen())), Flags: unix.IFA_F_NOPREFIXROUTE}
+		if addr.Is6() {
+			a.Flags |= unix.IFA_F_NODAD // the wire was asked
+		}
+		if err := l.h.AddrAdd(link, a); err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("address %s on %s: %w", addr, s.Name, err)
+		}
+	}
+	return nil
 }
 
 // ShimName is the name of a parent's shim: lyh-eth1.100, where that fits.
