@@ -159,10 +159,11 @@ func (l *load) sample() (s sample) {
 	return s
 }
 
-// lanyard is replaced by another binary under many containers, and no packet is lost.
+// lanyard is replaced by another binary under many containers, LANYARD_UPGRADE of them, and
+// no packet is lost.
 func TestUpgradeUnderContainers(t *testing.T) {
 	onNewest(t, func(u *user) {
-		const count = 24
+		count := int(chaos.Number(t, "LANYARD_UPGRADE", 24))
 		u.sh("docker network create -d lanyard --ipam-driver lanyard --subnet 10.5.0.0/16 -o parent=eth1 lan && ip addr add 10.5.255.1/16 dev wire")
 		u.t.Cleanup(func() { u.sh("ip addr flush dev wire") })
 		atOnce(8, func(h int) {

@@ -3,9 +3,12 @@
 package engines
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/lanyard-net/lanyard/e2e/chaos"
 )
 
 // The state file is overwritten under running containers: they keep their traffic, what was
@@ -71,5 +74,71 @@ func TestStateFileDamaged(t *testing.T) {
 		u.sh("rm -f /var/lib/lanyard/lanyard.db.damaged-*")
 		u.mustDo(u.KillLanyard())
 		u.mustDo(u.StartLanyard(ctx))
+	})
+}
+
+// The disk of the state is full: what needs room is refused with the reason and leaves
+// nothing, what runs goes on, what ends ends, and with room again all is as Docker has it.
+func TestDiskFull(t *testing.T) {
+	onNewest(t, func(u *user) {
+		u.mustDo(u.StopLanyard())
+		u.sh("mount -t tmpfs -o size=1m lanyard-full /var/lib/lanyard")
+		u.mustDo(u.StartLanyard(ctx))
+		u.t.Cleanup(func() {
+			u.mustDo(u.StopLanyard())
+			u.sh("umount /var/lib/lanyard")
+			u.mustDo(u.StartLanyard(ctx))
+		})
+		u.sh("docker network create -d lanyard --ipam-driver lanyard --subnet 10.1.0.0/24 -o parent=eth1 lan")
+		u.sh(run + "--name c1 --restart always --network lan busybox:lab && " + run + "--name c2 --network lan busybox:lab")
+		addr := u.addr("c2", "lan")
+		u.sh("dd if=/dev/zero of=/var/lib/lanyard/full bs=4096 2>/dev/null || true")
+		var aux strings.Builder
+		for i := range 250 {
+			fmt.Fprintf(&aux, " --aux-address a%d=10.%%[1]d.0.%d", i, i+2)
+		}
+		var out string
+		var err error
+		i := 2
+		for ; i < 40 && err == nil; i++ {
+			start := time.Now()
+			out, err = u.try(fmt.Sprintf("docker network create -d lanyard --subnet 10.%[1]d.0.0/16 -o parent=eth1 n%[1]d"+aux.String(), i))
+			if took := time.Since(start); took > 10*time.Second {
+				u.t.Errorf("docker network create took %s", took)
+			}
+		}
+		if err == nil || !strings.Contains(out, "no space left on device") || !strings.Contains(out, "/var/lib/lanyard") {
+			u.t.Fatalf("on a full disk: %v: %s", err, out)
+		}
+		u.t.Logf("refused after %d networks: %s", i-2, out)
+		u.says("docker exec c1 ping -c1 -W2 "+addr, "1 packets received")
+		u.says("docker ps", "c1", "c2")
+		u.says("lanyard endpoint ls", "c1", "c2")
+		// Whatever of these has no room says so, and Docker goes on.
+		for _, script := range []string{"docker restart -t0 c1", "docker rm -f c2", run + "--name c3 --network lan busybox:lab"} {
+			if out, err := u.try(script); err != nil && !strings.Contains(out, "no space left on device") {
+				u.t.Errorf("%s: %v: %s", script, err, out)
+			}
+		}
+		u.sh("rm /var/lib/lanyard/full")
+		u.within(60*time.Second, "c1 runs", func() string {
+			if out, err := u.try("docker start c1 && docker exec c1 true"); err != nil {
+				return out
+			}
+			return ""
+		})
+		u.sh("docker rm -f c3; " + run + "--name c4 --network lan busybox:lab")
+		u.mustDo(u.KillLanyard())
+		u.mustDo(u.StartLanyard(ctx))
+		u.says("docker exec c1 ping -c1 -W2 "+u.addr("c4", "lan"), "1 packets received")
+		u.sh("lanyard repair")
+		u.eventually("all is well", func() string {
+			v, err := chaos.Look(ctx, u.Sh)
+			if err != nil {
+				return err.Error()
+			}
+			return strings.Join(append(v.Problems(), chaos.Twice(v)...), "\n")
+		})
+		u.sh("docker rm -f $(docker ps -aq); docker network rm $(docker network ls -q --filter driver=lanyard)")
 	})
 }

@@ -249,6 +249,55 @@ func TestSubInterfaceDeleted(t *testing.T) {
 	within(t, 15*time.Second, "it is made since nobody else did", func() bool { return strings.Contains(state(d), "192.168.0.2/24") })
 }
 
+// A bond that loses its active port, and one that is taken apart and built anew, with a VLAN
+// on it, as its owner does on a change of its configuration.
+func TestBond(t *testing.T) {
+	kerneltest.Need(t, "bond", "vlan", "bridge")
+	b, peer := healBench(t)
+	b.host.IP("link del eth1")
+	peer.IP("link add lan type bridge")
+	for _, port := range []string{"eth1", "eth2"} {
+		b.host.IP("link add %s type veth peer name wire-%[1]s netns %s", port, peer.Path())
+		peer.IP("link set wire-%s master lan up", port)
+	}
+	peer.IP("addr add 192.168.0.1/24 dev lan")
+	peer.IP("link set lan up")
+	peer.IP("link add link lan name lan.100 type vlan id 100")
+	peer.IP("addr add 192.168.1.1/24 dev lan.100")
+	peer.IP("link set lan.100 up")
+	build := func() {
+		b.host.IP("link add bond0 type bond mode active-backup miimon 50")
+		for _, port := range []string{"eth1", "eth2"} {
+			b.host.IP("link set %s down", port)
+			b.host.IP("link set %s master bond0", port)
+		}
+		b.host.IP("link set bond0 up")
+	}
+	build()
+	b.create("plain", "parent=bond0")
+	b.create("tagged", "parent=bond0.100")
+	b.add("plain", "ep1", "192.168.0.2/24")
+	plain := b.enter("plain", "ep1", netip.MustParsePrefix("192.168.0.2/24"))
+	b.add("tagged", "ep2", "192.168.1.2/24")
+	tagged := b.enter("tagged", "ep2", netip.MustParsePrefix("192.168.1.2/24"))
+	b.surveyed("ep1", "ep2")
+	reach := func(when string) {
+		t.Helper()
+		within(t, 5*time.Second, when+": untagged", func() bool { return pings(plain, "192.168.0.1") && pings(peer, "192.168.0.2") })
+		within(t, 5*time.Second, when+": tagged", func() bool { return pings(tagged, "192.168.1.1") && pings(peer, "192.168.1.2") })
+	}
+	reach("at first")
+	b.host.IP("link set eth1 down")
+	reach("with the other port")
+	b.host.IP("link set eth1 up")
+	for range 2 {
+		b.host.IP("link del bond0")
+		time.Sleep(300 * time.Millisecond)
+		build()
+		reach("on a bond that was built anew")
+	}
+}
+
 // What a crash in the middle of it leaves is replaced.
 func TestLinksComeBackAfterACrash(t *testing.T) {
 	for name, leave := range map[string]func(h, c *kerneltest.Host, mac string){
