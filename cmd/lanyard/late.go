@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/lanyard-net/lanyard/internal/dhcp"
+	"github.com/lanyard-net/lanyard/internal/docker"
 	"github.com/lanyard-net/lanyard/internal/engine"
 	"github.com/lanyard-net/lanyard/internal/link"
 )
@@ -50,7 +51,7 @@ type latecomers struct {
 }
 
 // reasons are what Docker says of a container that was given up for what lanyard waits for.
-var reasons = []string{dhcp.NoLease, engine.NoParent, engine.NoNetwork, link.MACBusy, link.NotFetched}
+var reasons = []string{dhcp.NoLease, engine.NoParent, engine.NoNetwork, link.MACBusy, link.NotFetched, docker.EmptyBody}
 
 // tell notes that a container did not start on a network. It never blocks.
 func (l *latecomers) tell(networkID string) {

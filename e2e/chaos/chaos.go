@@ -169,7 +169,7 @@ func (v *View) Problems() (problems []string) {
 		stuck = stuck || c.State.Status == "dead" || c.State.Status == "removing"
 		// Killed while it made a container's task, dockerd leaves it with the runtime, which
 		// then refuses each start: only docker rm helps.
-		stuck = stuck || strings.Contains(c.State.Error, "container with given ID already exists")
+		stuck = stuck || strings.Contains(c.State.Error, "container with given ID already exists") || c.State.Error == "id already in use"
 		if wanted := policy == "always" || policy == "unless-stopped"; wanted && c.State.Status != "running" && !stuck && !c.State.StartedAt.IsZero() {
 			bad("container %s has restart policy %s and is %s: %s", c.Name, policy, c.State.Status, c.State.Error)
 		}
@@ -179,6 +179,10 @@ func (v *View) Problems() (problems []string) {
 		want := 0
 		for name, n := range c.NetworkSettings.Networks {
 			if !ours[n.NetworkID] {
+				continue
+			}
+			if n.EndpointID == "" {
+				bad("container %s runs, and %s it from %s", c.Name, Detached, name)
 				continue
 			}
 			want++
@@ -212,6 +216,10 @@ func (v *View) Problems() (problems []string) {
 	}
 	return problems
 }
+
+// Detached is in the words of a problem that is Docker's alone: it has taken a running
+// container off a network that it lists it on.
+const Detached = "Docker has detached"
 
 func isChild(l kernelLink) bool { return l.Kind.Kind == "macvlan" || l.Kind.Kind == "ipvlan" }
 
@@ -257,8 +265,9 @@ func (v *View) addressProblems() (problems []string) {
 		has[e.ID] = true
 	}
 	for _, a := range v.Addresses {
-		// What Docker was killed over is taken back when no container has come for 5 minutes.
-		starts := a.State == "starting" && time.Since(a.Since) > 6*time.Minute
+		// What Docker was killed over is taken back when no container has come for 5 minutes,
+		// and 2 after a start of lanyard's.
+		starts := a.State == "starting" && time.Since(a.Since) > 8*time.Minute
 		if (a.State == "used" || starts) && !has[a.Endpoint] {
 			problems = append(problems, fmt.Sprintf("address %s of %s is %s, and no container has it", a.Address, a.Wire, a.State))
 		}

@@ -202,12 +202,15 @@ type discovery struct{}
 
 func (discovery) which() ids { return ids{} }
 
+// EmptyBody begins the refusal of what Docker sends when the first try of a call was cut off
+// after its body had been read: lanyard was killed while it was asked, and Docker asks again
+// without saying what.
+const EmptyBody = "request body is empty"
+
 // decode reads one JSON object and nothing behind it.
 func decode(body []byte, into any) error {
 	if len(body) == 0 {
-		// What Docker sends when the first try of a call was cut off after
-		// its body had been read.
-		return malformedf(http.StatusBadRequest, "request body is empty; if lanyard was restarted just now, run the command again")
+		return malformedf(http.StatusBadRequest, "%s; if lanyard was restarted just now, run the command again", EmptyBody)
 	}
 	err := json.Unmarshal(body, into)
 	if wrong := (*json.UnmarshalTypeError)(nil); errors.As(err, &wrong) {

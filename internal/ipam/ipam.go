@@ -149,7 +149,7 @@ func New(c Config, s store.State) (*Manager, error) {
 		sp := m.space(a.Space)
 		switch sp.set.Take(a.Addr); a.State {
 		case store.Taken:
-			sp.handed[a.Addr] = now
+			sp.handed[a.Addr] = now.Add(-min(max(now.Sub(a.Since), 0), orphanAfter-orphanLeast))
 			if a.Reservation != nil {
 				sp.reserved[a.Addr] = a.Reservation
 			}

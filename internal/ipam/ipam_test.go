@@ -635,3 +635,29 @@ func TestOrphans(t *testing.T) {
 		}
 	}
 }
+
+// A daemon that is started again and again takes back what nobody came for all the same: of
+// what was handed out long ago, soon after its start.
+func TestOrphansOutlastStarts(t *testing.T) {
+	b := newBench(t)
+	pool := b.mustNetwork("n1", "eth1", off, subnet{pool: "10.0.0.0/24"})[0]
+	old, fresh := netip.MustParseAddr(b.mustAsk(pool, "", "a")), netip.MustParseAddr(b.mustAsk(pool, "", "b"))
+	rec, err := b.db.Address("eth1", old)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec.Since = rec.Since.Add(-time.Hour)
+	if err := b.db.Write(store.PutAddress(rec)); err != nil {
+		t.Fatal(err)
+	}
+	b.restart()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	sp := b.pools[pool].space
+	if left := orphanAfter - time.Since(sp.handed[old]); left > orphanLeast || left < orphanLeast/2 {
+		t.Errorf("one of an hour ago is taken back in %s, want %s", left, orphanLeast)
+	}
+	if left := orphanAfter - time.Since(sp.handed[fresh]); left > orphanAfter || left < orphanAfter/2 {
+		t.Errorf("one of now is taken back in %s, want %s", left, orphanAfter)
+	}
+}

@@ -46,6 +46,9 @@ const (
 	// orphanAfter is how long an address may be handed out without an endpoint: the
 	// engine makes one in the same breath.
 	orphanAfter = 5 * time.Minute
+	// orphanLeast is how much of that there is left after a start, whenever it was handed
+	// out: a daemon that is started again and again frees what it must all the same.
+	orphanLeast = 2 * time.Minute
 	// forgetAfter is how long an address remembers who had it where no pool has it
 	// any more.
 	forgetAfter = 30 * 24 * time.Hour
