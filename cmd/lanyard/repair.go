@@ -141,6 +141,7 @@ func (r *repairer) view(ctx context.Context) (*engine.DockerView, error) {
 	}
 	var err error
 	v.Endpoints, err = r.endpoints(ctx, ours)
+	v.Incomplete = err != nil
 	return v, err
 }
 

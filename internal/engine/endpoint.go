@@ -345,7 +345,11 @@ func (e *Engine) join(networkID, endpointID, sandbox string) (*Attachment, error
 		err = e.addLink(ep.net, before, leases, parent)
 	}
 	if err == nil && e.lingers(ep.net, before.MAC) {
-		if err = e.links.AwaitMAC(before.LinkName(), macPatience); err != nil {
+		if err = e.links.AwaitMAC(before.LinkName(), strayRest); errors.Is(err, lan.ErrConflict) {
+			e.removeStrays([]lan.Endpoint{after})
+			err = e.links.AwaitMAC(before.LinkName(), macPatience)
+		}
+		if err != nil {
 			e.waits(networkID)
 		}
 	}
@@ -548,12 +552,15 @@ func (e *Engine) remove(ep *endpoint) error {
 // forget takes an endpoint out of those that stand. A link that Docker did not give back goes
 // with its namespace, for which the kernel takes its time.
 func (e *Engine) forget(ep *endpoint) {
-	lingers := ep.rec.MAC != "" && ep.rec.Sandbox != "" && !e.links.Exists(ep.rec.LinkName())
+	kept := ep.rec.Sandbox != "" && !e.links.Exists(ep.rec.LinkName())
 	e.mu.Lock()
-	defer e.mu.Unlock()
 	delete(e.endpoints, ep.rec.ID)
-	if lingers {
+	if kept && ep.rec.MAC != "" {
 		e.lingering[ep.net.rec.Key+" "+ep.rec.MAC] = time.Now()
+	}
+	e.mu.Unlock()
+	if kept {
+		e.strayed(ep.rec)
 	}
 }
 

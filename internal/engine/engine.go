@@ -49,6 +49,7 @@ type Engine struct {
 	waits   func(networkID string)
 	bell    chan struct{} // asks Run to look at the parents; has room for one
 	unseen  *unseen
+	strays  strays
 
 	// making is held by whatever makes or removes a network or a parent.
 	// Locks are taken in the order network.use, making, endpoint.verb, access, mu.

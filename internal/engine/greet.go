@@ -123,7 +123,7 @@ func (e *Engine) greetNow(ctx context.Context, ep *endpoint, rec lan.Endpoint, a
 		}()
 	}
 	n := ep.net
-	up, err := e.awaitLink(ctx, n, rec)
+	up, err := e.awaitLink(ctx, ep, rec)
 	if up && err == nil {
 		if err := e.guardStarted(ep, &rec); err != nil && netns.Alive(rec.Sandbox) {
 			e.log.Error("antispoof: a container has no filter on its link; nothing of it leaves the host", "endpoint", rec.ID, "err", err)
@@ -184,9 +184,17 @@ func pause(ctx context.Context, d time.Duration) bool {
 }
 
 // awaitLink waits until the engine has set the endpoint's link up in its container, and
-// sets its IPv6 up. It reports false where the container has ended meanwhile.
-func (e *Engine) awaitLink(ctx context.Context, n *network, rec lan.Endpoint) (up bool, err error) {
+// sets its IPv6 up. It reports false where the container has ended meanwhile, or has left.
+func (e *Engine) awaitLink(ctx context.Context, ep *endpoint, rec lan.Endpoint) (up bool, err error) {
+	n := ep.net
 	for there := false; ; {
+		e.mu.Lock()
+		left := ep.left || e.endpoints[rec.ID] != ep
+		e.mu.Unlock()
+		if left {
+			// An engine that starts anew has another namespace under that path.
+			return false, nil
+		}
 		switch alive := netns.Alive(rec.Sandbox); {
 		case alive:
 			there = true

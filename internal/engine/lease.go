@@ -163,7 +163,7 @@ func (e *Engine) redo(ep *endpoint) (wasDefault, done bool, err error) {
 func (e *Engine) redoLater(ctx context.Context, ep *endpoint, rec lan.Endpoint) {
 	ctx, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
-	if up, err := e.awaitLink(ctx, ep.net, rec); !up || err != nil {
+	if up, err := e.awaitLink(ctx, ep, rec); !up || err != nil {
 		return // it has ended, or is looked into later
 	}
 	ep.verb.Lock()

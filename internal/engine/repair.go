@@ -21,6 +21,8 @@ type (
 	DockerView struct {
 		Networks  []DockerNetwork
 		Endpoints []DockerEndpoint
+		// Incomplete reports that Docker did not say all of Endpoints.
+		Incomplete bool
 	}
 	// DockerNetwork is a network of this driver.
 	DockerNetwork struct {
@@ -71,7 +73,7 @@ const (
 func (e *Engine) Repair(ctx context.Context, w *DockerView, dry bool) []Step {
 	var steps []Step
 	// Each kind of step may be the ground of the next.
-	for _, plan := range []func(*DockerView) []Step{e.planNetworks, e.planEndpoints, e.planStale, e.planInside, e.planLinks, e.planAddresses} {
+	for _, plan := range []func(*DockerView) []Step{e.planNetworks, e.planEndpoints, e.planStale, e.planInside, e.planLinks, e.planStrays, e.planAddresses} {
 		for _, s := range plan(w) {
 			if !dry {
 				if err := s.do(ctx); err != nil {

@@ -49,6 +49,7 @@ func (e *Engine) restore() {
 	}
 	e.making.Unlock()
 	e.sweep()
+	e.noteAbroad()
 }
 
 // sweep removes what nothing stands behind any more: endpoints whose container
