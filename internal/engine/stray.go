@@ -59,12 +59,7 @@ func (e *Engine) removeStrays(recs []lan.Endpoint) {
 		return
 	}
 	for _, a := range abroad {
-		if !slices.ContainsFunc(recs, func(r lan.Endpoint) bool { return has(&r, &a) }) {
-			continue
-		}
-		// Now, and not before: who joined meanwhile is among them.
-		stands := e.endpointsThat(func(ep *endpoint) bool { return ep.rec.Sandbox != "" && has(&ep.rec, &a) })
-		if slices.ContainsFunc(stands, func(ep *endpoint) bool { return e.mayBeIn(ep, &a) }) {
+		if !slices.ContainsFunc(recs, func(r lan.Endpoint) bool { return has(&r, &a) }) || e.stands(&a) {
 			continue
 		}
 		if err := e.links.DeleteAbroad(a); err != nil {
@@ -86,10 +81,14 @@ func (e *Engine) abroad() (list []link.Abroad, err error) {
 	}
 	e.mu.Unlock()
 	list, err = e.links.LinksAbroad(func(parent int, _ string) bool { return parents[parent] })
-	return slices.DeleteFunc(list, func(a link.Abroad) bool {
-		stands := e.endpointsThat(func(ep *endpoint) bool { return ep.rec.Sandbox != "" && has(&ep.rec, &a) })
-		return slices.ContainsFunc(stands, func(ep *endpoint) bool { return e.mayBeIn(ep, &a) })
-	}), err
+	return slices.DeleteFunc(list, func(a link.Abroad) bool { return e.stands(&a) }), err
+}
+
+// stands reports whether a link may be that of an endpoint on record. Ask after the link was
+// seen: who joined meanwhile is among them.
+func (e *Engine) stands(a *link.Abroad) bool {
+	eps := e.endpointsThat(func(ep *endpoint) bool { return ep.rec.Sandbox != "" && has(&ep.rec, a) })
+	return slices.ContainsFunc(eps, func(ep *endpoint) bool { return e.mayBeIn(ep, a) })
 }
 
 // noteAbroad notes, at a start, whose MAC addresses are used by links of no endpoint, so that a
