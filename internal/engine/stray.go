@@ -51,6 +51,7 @@ func (e *Engine) strayed(rec lan.Endpoint) {
 // removeStrays removes the links that ended endpoints have left in namespaces that are no
 // container's. One of a container that stands stays, whatever it has.
 func (e *Engine) removeStrays(recs []lan.Endpoint) {
+	start := time.Now()
 	abroad, err := e.links.LinksAbroad(func(parent int, mac string) bool {
 		return slices.ContainsFunc(recs, func(r lan.Endpoint) bool { return r.ParentIndex == parent && (r.MAC == "" || r.MAC == mac) })
 	})
@@ -58,6 +59,7 @@ func (e *Engine) removeStrays(recs []lan.Endpoint) {
 		e.log.Debug("links of containers that an engine has forgotten are not looked for", "err", err)
 		return
 	}
+	e.log.Debug("looked for links that ended endpoints have left", "endpoints", len(recs), "took", time.Since(start).Round(time.Microsecond))
 	for _, a := range abroad {
 		if !slices.ContainsFunc(recs, func(r lan.Endpoint) bool { return has(&r, &a) }) || e.stands(&a) {
 			continue
