@@ -168,7 +168,7 @@ func (v *View) Problems() (problems []string) {
 		// "dead" and "removing" is one whose removal was cut off.
 		stuck = stuck || c.State.Status == "dead" || c.State.Status == "removing"
 		// Killed while it made a container's task, dockerd leaves it with the runtime, which
-		// then refuses each start: only docker rm helps.
+		// then refuses each start.
 		stuck = stuck || slices.ContainsFunc(leftovers, func(w string) bool { return strings.Contains(c.State.Error, w) })
 		if wanted := policy == "always" || policy == "unless-stopped"; wanted && c.State.Status != "running" && !stuck && !c.State.StartedAt.IsZero() {
 			bad("container %s has restart policy %s and is %s: %s", c.Name, policy, c.State.Status, c.State.Error)
@@ -219,7 +219,7 @@ func (v *View) Problems() (problems []string) {
 
 // leftovers are what Docker says of a container whose task is still with the runtime, since
 // Docker was killed while it made it.
-var leftovers = []string{"container with given ID already exists", "id already in use", "failed to start shim: mkdir"}
+var leftovers = []string{"already exists", "file exists", "id already in use"}
 
 // Detached is in the words of a problem that is Docker's alone: it has taken a running
 // container off a network that it lists it on.
