@@ -74,6 +74,7 @@ func (b *bench) start() {
 	if err != nil {
 		b.t.Fatal(err)
 	}
+	b.t.Cleanup(e.greeter.end) // it works on the links
 	e.restore()
 	b.db, b.Engine = db, e
 }

@@ -27,6 +27,7 @@ const (
 // it know the host.
 type greeter struct {
 	wg   sync.WaitGroup
+	once sync.Once // closes stop
 	stop chan struct{}
 
 	mu sync.Mutex
@@ -45,9 +46,9 @@ func (g *greeter) engineStarted() {
 	clear(g.announces)
 }
 
-// end ends all greetings and waits for them.
+// end ends all greetings and waits for them. Once more is no error.
 func (g *greeter) end() {
-	close(g.stop)
+	g.once.Do(func() { close(g.stop) })
 	g.wg.Wait()
 }
 

@@ -47,6 +47,17 @@ func (b *bench) repairs(w *DockerView, want ...string) {
 	}
 }
 
+// vanish ends a container without a word, and waits until the kernel has ended its namespace.
+func (b *bench) vanish(c *kerneltest.Host) {
+	b.t.Helper()
+	mac := macOf(c, "eth0")
+	c.Vanish()
+	within(b.t, 20*time.Second, "its namespace has ended", func() bool {
+		list, err := b.links.LinksAbroad(func(_ int, has string) bool { return has == mac })
+		return err == nil && len(list) == 0
+	})
+}
+
 func TestRepair(t *testing.T) {
 	b, peer := healBench(t)
 	if err := b.CreateNetwork(ctx, lanRequest("net1", "parent=eth1")); err != nil {
@@ -55,7 +66,7 @@ func TestRepair(t *testing.T) {
 	c := b.onLAN("net1", "ep1", 2)
 	b.surveyed("ep1")
 	gone := b.onLAN("net1", "ep2", 3)
-	gone.Vanish()
+	b.vanish(gone)
 	before := state(c)
 	c.IP("link del eth0")
 	b.host.IP("link add ly-orphan link eth1 group %d type macvlan mode bridge", link.Group)
@@ -70,7 +81,7 @@ func TestRepair(t *testing.T) {
 		t.Error("the container is not reached, or another's link is gone")
 	}
 	b.repairs(nil)
-	c.Vanish()
+	b.vanish(c)
 	b.repairs(nil, "drop endpoint ep1")
 	b.repairs(&DockerView{}, "forget network net1")
 	if got := b.Networks(); len(got) != 0 {

@@ -121,6 +121,15 @@ func (e *Engine) planStrays(w *DockerView) (steps []Step) {
 	if err != nil || len(list) == 0 {
 		return nil
 	}
+	// The kernel takes its time to end a namespace.
+	time.Sleep(strayRest)
+	again, err := e.abroad()
+	if err != nil {
+		return nil
+	}
+	list = slices.DeleteFunc(list, func(a link.Abroad) bool {
+		return !slices.ContainsFunc(again, func(b link.Abroad) bool { return a.Nsid == b.Nsid && a.MAC == b.MAC })
+	})
 	docker := map[int]bool{}
 	for _, d := range w.Endpoints {
 		if !netns.Alive(d.Sandbox) {
