@@ -143,57 +143,6 @@ func TestStartsOnDemand(t *testing.T) {
 	o.active("lanyard.service", "active")
 }
 
-// The parent is somebody else's, here systemd-networkd's: it is deleted, and made again when
-// that is restarted, under a running container.
-func TestOwnerRestarts(t *testing.T) {
-	o := operate(t, "parent is not there")
-	o.sh(`rm -f /etc/systemd/system/systemd-networkd.service /etc/systemd/system/systemd-networkd.socket
-mkdir -p /etc/systemd/network
-printf '[Match]\nName=eth1\n[Network]\nVLAN=eth1.500\nLinkLocalAddressing=no\nIPv6AcceptRA=no\n' >/etc/systemd/network/10-eth1.network
-printf '[NetDev]\nName=eth1.500\nKind=vlan\n[VLAN]\nId=500\n' >/etc/systemd/network/20-vlan.netdev
-printf '[Match]\nName=eth1.500\n[Network]\nAddress=10.50.0.1/24\nLinkLocalAddressing=no\nIPv6AcceptRA=no\n' >/etc/systemd/network/20-vlan.network
-systemctl daemon-reload && systemctl start systemd-networkd.service`)
-	has := func() string {
-		if out, _ := o.Run(ctx, "ip addr show eth1.500"); !strings.Contains(out.Out(), "10.50.0.1/24") {
-			return out.Out() + "."
-		}
-		return ""
-	}
-	o.eventually("networkd has made its VLAN", has)
-	if _, err := o.lan.Must(ctx, "ip link add link eth1 name eth1.500 type vlan id 500 && ip link set eth1.500 up && ip addr add 10.50.0.9/24 dev eth1.500"); err != nil {
-		t.Fatal(err)
-	}
-	o.sh("docker network create -d lanyard --subnet 10.50.0.0/24 --gateway 10.50.0.254 -o parent=eth1.500 -o host_access=true owned")
-	o.sh("docker run -d --stop-signal=SIGKILL --name owned --network owned --ip 10.50.0.7 busybox:lab")
-	reach := func(when string) {
-		t.Helper()
-		for _, script := range []string{"docker exec owned ping -c1 -W2 10.50.0.9", "docker exec owned ping -c1 -W2 10.50.0.1", "busybox ping -c1 -W2 10.50.0.7"} {
-			o.eventually(when+": "+script, func() string {
-				if out, err := o.Run(ctx, script); err != nil || out.Code != 0 {
-					return out.Out() + "."
-				}
-				return ""
-			})
-		}
-	}
-	reach("at first")
-	for _, script := range []string{
-		"systemctl restart systemd-networkd.service",
-		"ip link del eth1.500 && systemctl restart systemd-networkd.service",
-		"systemctl stop systemd-networkd.service && ip link del eth1.500 && sleep 2 && systemctl start systemd-networkd.service",
-	} {
-		o.sh("%s", script)
-		o.eventually("networkd has its VLAN: "+script, has)
-		reach(script)
-	}
-	o.says("docker exec owned ip -4 addr show eth0", "10.50.0.7/24")
-	o.sh("docker rm -f owned && docker network rm owned && ip link show eth1.500") // it is networkd's
-	o.sh("systemctl stop systemd-networkd.service systemd-networkd.socket; rm -r /etc/systemd/network; ip link del eth1.500")
-	if _, err := o.lan.Must(ctx, "ip link del eth1.500"); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func TestDockerRestarts(t *testing.T) {
 	o := operate(t)
 	mac, pid := o.mac(), o.sh("systemctl show -P MainPID lanyard.service")
