@@ -36,8 +36,9 @@ type engineAPI struct {
 // errGone is Docker's answer for what it has no more.
 var errGone = errors.New("docker has it no more")
 
-// dockerAPI is the engine that DOCKER_HOST names, or the local one. It fails
-// for hosts that only the docker command reaches (ssh, TLS). get waits that long.
+// dockerAPI is the engine that DOCKER_HOST names, or the local one, whose answers to get are
+// waited for with that patience. All calls fail for hosts that only the docker command
+// reaches (ssh, TLS).
 func dockerAPI(patience time.Duration) *engineAPI {
 	host := os.Getenv("DOCKER_HOST")
 	if host == "" {

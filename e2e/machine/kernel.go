@@ -70,17 +70,21 @@ func prepareKernels(ctx context.Context, say func(string, ...any)) error {
 			return fmt.Errorf("the guests' kernel: %w", err)
 		}
 	}
+	if err := giveInterpreter(root); err != nil {
+		return fmt.Errorf("the guests' kernel: %w", err)
+	}
+	return indexModules(ctx, newKernel, filepath.Join(root, "usr/lib/uml/modules"))
+}
+
+// giveInterpreter makes the kernel's program with the name of sid's dynamic linker, once: a
+// guest of another process may boot by both now.
+func giveInterpreter(root string) error {
+	made := filepath.Join(root, "linux.uml")
+	if _, err := os.Stat(made); err == nil {
+		return nil
+	}
 	program, err := os.ReadFile(filepath.Join(root, "usr/bin/linux.uml"))
 	if err != nil {
-		return err
-	}
-	given := make([]byte, len(interpreter)+1)
-	copy(given, newInterpreter)
-	if err := os.WriteFile(filepath.Join(root, "linux.uml.new"), bytes.Replace(program, []byte(interpreter+"\x00"), given, 1), 0o755); err != nil {
-		return err
-	}
-	// Renamed, since a guest may run it now.
-	if err := os.Rename(filepath.Join(root, "linux.uml.new"), filepath.Join(root, "linux.uml")); err != nil {
 		return err
 	}
 	if err := os.Remove(newInterpreter); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -89,7 +93,12 @@ func prepareKernels(ctx context.Context, say func(string, ...any)) error {
 	if err := os.Symlink(filepath.Join(root, "usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"), newInterpreter); err != nil {
 		return err
 	}
-	return indexModules(ctx, newKernel, filepath.Join(root, "usr/lib/uml/modules"))
+	given := make([]byte, len(interpreter)+1)
+	copy(given, newInterpreter)
+	if err := os.WriteFile(made+".new", bytes.Replace(program, []byte(interpreter+"\x00"), given, 1), 0o755); err != nil {
+		return err
+	}
+	return os.Rename(made+".new", made)
 }
 
 // indexModules copies a kernel's modules to a folder where depmod may write beside them.
