@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -25,7 +26,7 @@ var (
 	ErrNotRunning = errors.New("daemon is not running")
 	// ErrDenied comes when the socket may not be opened by this user.
 	ErrDenied = errors.New("permission denied")
-	// ErrStopped comes when the daemon stops while it is listened to.
+	// ErrStopped comes when the daemon stops before it answers, or while it is listened to.
 	ErrStopped = errors.New("daemon has stopped")
 )
 
@@ -234,6 +235,8 @@ func (c *Client) send(ctx context.Context, by *http.Client, method, path string,
 		return fmt.Errorf("control socket %s: %w", c.socket, ErrNotRunning)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("control socket %s: %w", c.socket, ErrDenied)
+	case err != nil && hungUp(err):
+		return fmt.Errorf("control socket %s: %w", c.socket, ErrStopped)
 	case err != nil:
 		return fmt.Errorf("control socket %s: %w", c.socket, err)
 	}
@@ -242,6 +245,13 @@ func (c *Client) send(ctx context.Context, by *http.Client, method, path string,
 		return readError(io.LimitReader(w.Body, maxAnswer), w.Status)
 	}
 	return read(w.Body)
+}
+
+// hungUp tells whether the other end closed the connection before it answered. net/http
+// exports no value for one of the ways in which it says so.
+func hungUp(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) ||
+		errors.Is(err, syscall.EPIPE) || strings.HasSuffix(err.Error(), "server closed idle connection")
 }
 
 // readError makes an error of an error answer.

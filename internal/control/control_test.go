@@ -193,6 +193,20 @@ func TestNobodyThere(t *testing.T) {
 			t.Errorf("%s: %v", socket, err)
 		}
 	}
+	// Who is stopped before it answers.
+	short, err := net.Listen("unix", filepath.Join(dir, "short.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer short.Close()
+	go func() {
+		for c, err := short.Accept(); err == nil; c, err = short.Accept() {
+			c.Close()
+		}
+	}()
+	if _, err := NewClient(short.Addr().String()).Version(t.Context()); !errors.Is(err, ErrStopped) {
+		t.Errorf("a daemon that ends before its answer: %v", err)
+	}
 	plain := filepath.Join(dir, "plain")
 	if err := os.WriteFile(plain, nil, 0o600); err != nil {
 		t.Fatal(err)
