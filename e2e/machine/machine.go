@@ -43,7 +43,9 @@ var packages = []struct{ name, file string }{
 	{"libseccomp2", "/lib/x86_64-linux-gnu/libseccomp.so.2"},
 	{"iperf3", "/usr/bin/iperf3"},
 	{"fping", "/usr/bin/fping"},
-	{"systemd", "/lib/systemd/systemd"}, // for guests
+	{"systemd", "/lib/systemd/systemd"}, // for guests, as the rest
+	{"udev", "/lib/systemd/systemd-udevd"},
+	{"dbus", "/usr/bin/dbus-daemon"},
 }
 
 // services are the packages that come with a service of their name.
@@ -117,6 +119,24 @@ func (e Engine) Version() string {
 
 // Compose is the compose plugin, which serves both engines.
 func Compose() string { return root("sid") + "/usr/libexec/docker/cli-plugins/docker-compose" }
+
+// NetworkManager brings NetworkManager, and is the folder that it is unpacked in, with its
+// libraries: installed on a machine it would take the machine's links over.
+func NetworkManager(ctx context.Context) (string, error) {
+	unlock, err := lock("lock")
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	to := filepath.Join(Cache, "network-manager")
+	if _, err := os.Stat(filepath.Join(to, "usr/sbin/NetworkManager")); err == nil {
+		return to, nil
+	}
+	return to, fetch(ctx, "bookworm", []string{
+		"network-manager", "libnm0", "libndp0", "libmm-glib0", "libbluetooth3", "libteamdctl0", "libnewt0.52", "libslang2",
+		"libglib2.0-0", "libcurl3-gnutls", "libjansson4", "libpsl5", "libreadline8",
+	}, to)
+}
 
 func root(suite string) string { return filepath.Join(Cache, "engines", suite) }
 

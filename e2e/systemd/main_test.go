@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -117,8 +118,8 @@ type operator struct {
 }
 
 // operate gives a test the host, and checks after it that the daemon was refused
-// nothing and warned of nothing.
-func operate(t *testing.T) *operator {
+// nothing and warned of nothing but of what is expected.
+func operate(t *testing.T, expected ...string) *operator {
 	t.Helper()
 	o := &operator{t, lab.Node("host"), lab.Node("lan")}
 	since := o.sh("date +%%s")
@@ -127,6 +128,9 @@ func operate(t *testing.T) *operator {
 		for line := range strings.Lines(log) {
 			if strings.Contains(line, "status=9/KILL") || strings.Contains(line, "result 'signal'") {
 				continue // the test's own doing
+			}
+			if slices.ContainsFunc(expected, func(w string) bool { return strings.Contains(line, w) }) {
+				continue
 			}
 			for _, word := range []string{"level=WARN", "level=ERROR", "not permitted", "denied", "read-only", "status=", "SIGSYS", "Failed"} {
 				if strings.Contains(line, word) {
@@ -194,14 +198,20 @@ func (o *operator) active(units, want string) {
 // eventually waits until problem returns "".
 func (o *operator) eventually(what string, problem func() string) {
 	o.t.Helper()
-	deadline := time.Now().Add(60 * time.Second)
+	o.within(time.Minute, what, problem)
+}
+
+// within waits until problem returns "".
+func (o *operator) within(limit time.Duration, what string, problem func() string) {
+	o.t.Helper()
+	deadline := time.Now().Add(limit)
 	for {
 		p := problem()
 		if p == "" {
 			return
 		}
 		if time.Now().After(deadline) {
-			o.t.Errorf("%s: not within a minute: %s", what, p)
+			o.t.Errorf("%s: not within %s: %s", what, limit, p)
 			return
 		}
 		time.Sleep(300 * time.Millisecond)

@@ -5,6 +5,9 @@ package systemd
 import (
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/lanyard-net/lanyard/e2e/machine"
 )
 
 // The container that stays through the tests, on the VLAN that the LAN node is on.
@@ -141,6 +144,90 @@ func TestStartsOnDemand(t *testing.T) {
 	o.active("lanyard.service", "inactive")
 	o.says("docker run --rm --network lan busybox:lab ping -c1 -W2 "+webAddr, "1 packets received")
 	o.active("lanyard.service", "active")
+}
+
+// The parent is a VLAN of somebody else, who deletes it and makes it again under a running
+// container: systemd-networkd, and NetworkManager.
+func TestOwnerRestarts(t *testing.T) {
+	nm, err := machine.NetworkManager(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, owner := range []struct{ name, start, stop, makes, ends string }{
+		{
+			name: "networkd",
+			start: `mkdir -p /etc/systemd/network
+printf '[Match]\nName=eth1\n[Network]\nVLAN=eth1.500\nLinkLocalAddressing=no\nIPv6AcceptRA=no\n' >/etc/systemd/network/10-eth1.network
+printf '[NetDev]\nName=eth1.500\nKind=vlan\n[VLAN]\nId=500\n' >/etc/systemd/network/20-vlan.netdev
+printf '[Match]\nName=eth1.500\n[Network]\nAddress=10.50.0.1/24\nLinkLocalAddressing=no\nIPv6AcceptRA=no\n' >/etc/systemd/network/20-vlan.network
+rm -f /etc/systemd/system/systemd-networkd.service /etc/systemd/system/systemd-networkd.socket
+systemctl daemon-reload && systemctl start systemd-networkd.service`,
+			stop:  "systemctl stop systemd-networkd.service systemd-networkd.socket; rm -r /etc/systemd/network; ip link del eth1.500",
+			makes: "systemctl restart systemd-networkd.service",
+			ends:  "systemctl stop systemd-networkd.service systemd-networkd.socket && ip link del eth1.500",
+		},
+		{
+			name: "NetworkManager",
+			start: "tar -C " + nm + ` -c . | tar -C / --keep-directory-symlink -x
+ldconfig; rm -f /etc/systemd/system/dbus.service /etc/systemd/system/dbus.socket
+printf '[main]\nplugins=keyfile\nauth-polkit=false\n[keyfile]\nunmanaged-devices=*,except:interface-name:eth1.500\n' >/etc/NetworkManager/NetworkManager.conf
+systemctl daemon-reload && systemctl start dbus.service && systemctl start NetworkManager.service
+nmcli connection add type vlan con-name vlan500 ifname eth1.500 dev eth1 id 500 ipv4.method manual ipv4.addresses 10.50.0.1/24 ipv6.method disabled`,
+			stop:  "nmcli connection delete vlan500; systemctl stop NetworkManager.service",
+			makes: "systemctl restart NetworkManager.service && sleep 2 && nmcli connection up vlan500",
+			ends:  "nmcli connection down vlan500",
+		},
+	} {
+		t.Run(owner.name, func(t *testing.T) {
+			o := operate(t, "parent is not there", "host has no address that container")
+			o.sh("%s", owner.start)
+			has := func() string {
+				if out, _ := o.Run(ctx, "ip addr show eth1.500"); !strings.Contains(out.Out(), "10.50.0.1/24") {
+					return out.Out() + "."
+				}
+				return ""
+			}
+			o.eventually("it has made its VLAN", has)
+			if _, err := o.lan.Must(ctx, "ip link add link eth1 name eth1.500 type vlan id 500 && ip link set eth1.500 up && ip addr add 10.50.0.9/24 dev eth1.500"); err != nil {
+				t.Fatal(err)
+			}
+			o.sh("docker network create -d lanyard --subnet 10.50.0.0/24 --gateway 10.50.0.254 -o parent=eth1.500 -o host_access=true owned")
+			o.sh("docker run -d --stop-signal=SIGKILL --name owned --network owned --ip 10.50.0.7 busybox:lab")
+			reach := func(when string) {
+				t.Helper()
+				for _, script := range []string{"docker exec owned ping -c1 -W2 10.50.0.9", "docker exec owned ping -c1 -W2 10.50.0.1", "busybox ping -c1 -W2 10.50.0.7"} {
+					// A ping that waits in vain takes 2 s of it.
+					o.within(10*time.Second, when+": "+script, func() string {
+						if out, err := o.Run(ctx, script); err != nil || out.Code != 0 {
+							return out.Out() + "."
+						}
+						return ""
+					})
+				}
+			}
+			reach("at first")
+			for _, script := range []string{
+				owner.makes,
+				"ip link del eth1.500; " + owner.makes,
+				owner.ends + "; sleep 2; " + owner.makes,
+			} {
+				index := o.sh("cat /sys/class/net/eth1.500/ifindex")
+				o.sh("%s", script)
+				o.eventually("its VLAN is there: "+script, has)
+				if strings.Contains(script, ";") && index == o.sh("cat /sys/class/net/eth1.500/ifindex") {
+					t.Errorf("%s: the VLAN is still the same link", script)
+				}
+				reach(script)
+			}
+			o.says("docker exec owned ip -4 addr show eth0", "10.50.0.7/24")
+			o.sh("docker rm -f owned && docker network rm owned && ip link show eth1.500") // it is the owner's
+			o.sh("%s", owner.stop)
+			if _, err := o.lan.Must(ctx, "ip link del eth1.500"); err != nil {
+				t.Fatal(err)
+			}
+			o.says("ip -br link show | grep -c eth1.500 || true", "0")
+		})
+	}
 }
 
 func TestDockerRestarts(t *testing.T) {

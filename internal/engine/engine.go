@@ -45,11 +45,12 @@ type Engine struct {
 	log   *slog.Logger
 	trash bin
 
-	greeter *greeter
-	waits   func(networkID string)
-	bell    chan struct{} // asks Run to look at the parents; has room for one
-	unseen  *unseen
-	strays  strays
+	greeter  *greeter
+	waits    func(networkID string)
+	bell     chan struct{} // asks Run to look at the parents; has room for one
+	addrBell chan struct{} // asks Run to look at the host's addresses; has room for one
+	unseen   *unseen
+	strays   strays
 
 	// making is held by whatever makes or removes a network or a parent.
 	// Locks are taken in the order network.use, making, endpoint.verb, access, mu.
@@ -112,7 +113,7 @@ func New(c Config) (*Engine, error) {
 	s := c.State
 	e := &Engine{
 		db: c.DB, links: c.Links, ipam: c.Addresses, log: c.Log, greeter: newGreeter(), waits: c.Waits,
-		bell: make(chan struct{}, 1), unseen: newUnseen(),
+		bell: make(chan struct{}, 1), addrBell: make(chan struct{}, 1), unseen: newUnseen(),
 		networks: map[string]*network{}, endpoints: map[string]*endpoint{}, lingering: map[string]time.Time{},
 		guards: guards{on: map[string]*guarded{}},
 	}
@@ -152,6 +153,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	var watching sync.WaitGroup
 	defer watching.Wait()
 	watching.Go(func() { e.watchParents(ctx) }) // before we look
+	watching.Go(func() { e.watchAddrs(ctx) })
 	e.restore()
 	watching.Go(func() { e.survey(ctx) })
 	defer e.trash.wait()
@@ -168,6 +170,11 @@ func (e *Engine) Run(ctx context.Context) error {
 		case <-e.bell:
 			e.heal()
 			pause(ctx, healRest) // one change of a link comes in several messages
+		case <-e.addrBell:
+			if e.hasHostAccess() {
+				e.syncHost()
+			}
+			pause(ctx, addrRest)
 		}
 	}
 }

@@ -23,6 +23,8 @@ const (
 	ownersTurn = 10 * time.Second
 	// healRest is how often at most the parents are looked at.
 	healRest = 20 * time.Millisecond
+	// addrRest is how often at most host access heeds changes of the host's addresses.
+	addrRest = 100 * time.Millisecond
 	// announceRest is how often at most a parent that comes up has its containers announced.
 	announceRest = 5 * time.Second
 	// atOnce is how many containers get their links back at the same time. The kernel makes
@@ -45,6 +47,23 @@ func (e *Engine) watchParents(ctx context.Context) {
 		})
 		if err != nil {
 			e.log.Warn("changes of parents were missed, and are looked for", "err", err)
+			pause(ctx, time.Second)
+		}
+	}
+}
+
+// watchAddrs rings for each change of the host's addresses, which containers with host access
+// are told, until ctx ends.
+func (e *Engine) watchAddrs(ctx context.Context) {
+	for ctx.Err() == nil {
+		err := e.links.WatchAddrs(ctx, func() {
+			select {
+			case e.addrBell <- struct{}{}:
+			default: // it rang already
+			}
+		})
+		if err != nil {
+			e.log.Warn("changes of the host's addresses were missed, and are looked for", "err", err)
 			pause(ctx, time.Second)
 		}
 	}

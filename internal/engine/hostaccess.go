@@ -19,6 +19,18 @@ type hostSide struct {
 	recs   []lan.Endpoint // of eps
 }
 
+// hasHostAccess reports whether a network has host access.
+func (e *Engine) hasHostAccess() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, n := range e.networks {
+		if n.rec.HostAccess {
+			return true
+		}
+	}
+	return false
+}
+
 // hostSides are those of all parents that are there. The caller holds access.
 func (e *Engine) hostSides() []*hostSide {
 	e.mu.Lock()
@@ -269,7 +281,10 @@ func (e *Engine) noteAccess(key string, err error) {
 		}
 	}
 	e.mu.Unlock()
-	if fresh && err != nil {
+	switch {
+	case fresh && err != nil:
 		e.log.Warn("host access is not complete", "parent", link.WireText(key), "err", err)
+	case fresh:
+		e.log.Info("host access is complete again", "parent", link.WireText(key))
 	}
 }

@@ -258,6 +258,33 @@ func TestHostAccessWithoutAddressOnParent(t *testing.T) {
 	}
 }
 
+// An address that the parent's owner gives it late is heeded when it comes, and so is one that
+// it takes away.
+func TestHostAccessHeedsAddresses(t *testing.T) {
+	b, _ := accessBench(t)
+	b.host.IP("addr flush dev eth1")
+	if err := b.CreateNetwork(ctx, accessRequest("net1", "parent=eth1")); err != nil {
+		t.Fatal(err)
+	}
+	c := b.onLAN("net1", "ep1", 5)
+	stop := b.runs()
+	b.host.IP("addr add 192.168.0.9/24 dev eth1")
+	b.host.IP("addr add fd00::9/64 dev eth1") // no sooner than its conflict detection lets it be
+	b.knows(c, "192.168.0.9")
+	b.knows(c, "fd00::9")
+	if !pings(b.host, "192.168.0.5") || !pings(b.host, "fd00::5") || !pings(c, "192.168.0.9") || !pings(c, "fd00::9") {
+		t.Errorf("not reached:\n%s%s%s", b.host.IP("route show"), b.host.IP("-6 route show"), c.IP("neigh show nud all"))
+	}
+	b.host.IP("addr del 192.168.0.9/24 dev eth1")
+	b.host.IP("addr add 192.168.0.8/24 dev eth1")
+	b.knows(c, "192.168.0.8")
+	if out := c.IP("neigh show nud permanent"); strings.Contains(out, "192.168.0.9 ") {
+		t.Errorf("the container still knows the old address:\n%s", out)
+	}
+	stop()
+	b.stop("net1", "ep1", c)
+}
+
 // With an address of the host's own on the network, from its pools or the user's, containers
 // see that one; nobody is given it, and it goes with the network.
 func TestHostAccessWithAnAddress(t *testing.T) {

@@ -50,3 +50,34 @@ func (l *Links) Watch(ctx context.Context, changed func(index int)) error {
 	}
 	return fmt.Errorf("watch links: %w", failed)
 }
+
+// WatchAddrs calls changed when an address of a link comes, goes or becomes usable
+// (RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR), until ctx ends; it returns nil then. An error means
+// that changes may have been missed, and that the caller should look and watch again. It calls
+// changed once when it has begun.
+func (l *Links) WatchAddrs(ctx context.Context, changed func()) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	updates := make(chan netlink.AddrUpdate, 64)
+	var failed error // read when updates is closed
+	o := netlink.AddrSubscribeOptions{
+		ErrorCallback:          func(err error) { failed = errors.Join(failed, err) },
+		ReceiveBufferSize:      watchBuffer,
+		ReceiveBufferForceSize: true,
+	}
+	if l.ns != nil {
+		ns := vnetns.NsHandle(l.ns.Fd())
+		o.Namespace = &ns
+	}
+	if err := netlink.AddrSubscribeWithOptions(updates, ctx.Done(), o); err != nil {
+		return fmt.Errorf("watch addresses: %w", err)
+	}
+	changed()
+	for range updates {
+		changed()
+	}
+	if ctx.Err() != nil {
+		return nil //nolint:nilerr // the socket was closed for it
+	}
+	return fmt.Errorf("watch addresses: %w", failed)
+}
