@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lanyard-net/lanyard/internal/antispoof"
+	"github.com/lanyard-net/lanyard/internal/cluster"
 	"github.com/lanyard-net/lanyard/internal/control"
 	"github.com/lanyard-net/lanyard/internal/docker"
 	"github.com/lanyard-net/lanyard/internal/engine"
@@ -38,7 +41,9 @@ type daemonConfig struct {
 	pluginSocket  string
 	controlSocket string
 	stateDir      string
-	log           *slog.Logger
+	// store is "" or the text of a cluster's store; hostName is this host's name there.
+	store, hostName string
+	log             *slog.Logger
 }
 
 func newDaemon(g *globals) *cobra.Command {
@@ -60,6 +65,11 @@ func newDaemon(g *globals) *cobra.Command {
 			if c.log, err = newLog(cmd.ErrOrStderr(), level, format); err != nil {
 				return &usageError{err.Error(), cmd}
 			}
+			if c.store != "" {
+				if _, err := cluster.Parse(c.store); err != nil {
+					return &usageError{fmt.Sprintf("--store %s: %v", c.store, err), cmd}
+				}
+			}
 			c.controlSocket = g.socket(cmd)
 			return runDaemon(cmd.Context(), c)
 		},
@@ -67,6 +77,8 @@ func newDaemon(g *globals) *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&c.pluginSocket, "plugin-socket", defaultPluginSocket, "the socket that Docker asks; its name is the driver's name")
 	f.StringVar(&c.stateDir, "state-dir", defaultStateDir, "the folder of the state file")
+	f.StringVar(&c.store, "store", "", "share addresses with other hosts, by etcd://HOST[:PORT],.../PREFIX?ca=FILE&cert=FILE&key=FILE&user=NAME&password-file=FILE")
+	f.StringVar(&c.hostName, "host-name", "", "this host's name among those that share addresses (default: its hostname)")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&format, "log-format", "text", "text (logfmt) or json")
 	for flag, words := range map[string][]cobra.Completion{
@@ -133,7 +145,14 @@ func runDaemon(ctx context.Context, c daemonConfig) (err error) {
 		return err
 	}
 	late := &latecomers{api: dockerAPI(daemonPatience), log: c.log, silent: make(chan string, 64), socket: filepath.Base(c.pluginSocket)}
-	addresses, err := ipam.New(ipam.Config{DB: db, Links: links, Log: c.log, Silent: late.tell, Mark: antispoof.Secret(db.Salt()).Daemon()}, state)
+	shared, err := c.cluster(db)
+	if err != nil {
+		return err
+	}
+	if shared != nil {
+		defer func() { err = errors.Join(err, shared.Close()) }()
+	}
+	addresses, err := ipam.New(ipam.Config{DB: db, Links: links, Log: c.log, Silent: late.tell, Mark: antispoof.Secret(db.Salt()).Daemon(), Cluster: shared}, state)
 	if err != nil {
 		return err
 	}
@@ -164,10 +183,15 @@ func runDaemon(ctx context.Context, c daemonConfig) (err error) {
 		Version: thisVersion(), Networks: e.Networks, Endpoints: e.Endpoints, ForgetNetwork: e.ForgetNetwork,
 		Pools: addresses.Pools, Addresses: addresses.Addresses, Reserve: addresses.Reserve, Release: addresses.Release,
 		Leases: addresses.Leases, Lease: addresses.Lease, RenewLease: addresses.RenewLease, ReleaseLease: addresses.ReleaseLease,
-		Events: addresses.Events, EventCounts: addresses.EventCounts, Repair: mender.repair, Stopping: ctx.Done(),
+		Events: addresses.Events, EventCounts: addresses.EventCounts, Repair: mender.repair, Cluster: shared, Stopping: ctx.Done(),
 	}
 	plugin := &serve.HTTP{Name: "plugin socket", Listener: pluginListener, Handler: docker.New(docker.VerbsOf(e), c.log), Log: c.log}
 	operator := &serve.HTTP{Name: "control socket", Listener: controlListener, Handler: control.NewHandler(source, c.log), Log: c.log}
+	if shared != nil {
+		g.Go(func() error {
+			return shared.Run(ctx, func(salt []byte) error { return db.Write(store.PutCluster(&store.Cluster{Salt: salt})) })
+		})
+	}
 	for _, t := range []task{e, addresses, plugin, operator, late, mender, signals{c.log, came}, systemd{c.log}} {
 		g.Go(func() error { return t.Run(ctx) })
 	}
@@ -178,6 +202,41 @@ func runDaemon(ctx context.Context, c daemonConfig) (err error) {
 	}
 	c.log.Info("stopped")
 	return nil
+}
+
+// cluster is what this host shares with others; nil without --store.
+func (c *daemonConfig) cluster(db *store.DB) (*cluster.Cluster, error) {
+	was, err := db.Cluster()
+	if err != nil {
+		return nil, err
+	}
+	if c.store == "" {
+		if was != nil {
+			return nil, errors.New("this host shares its addresses with others, and was started without --store; try: lanyard daemon --store etcd://..., or lanyard store migrate")
+		}
+		return nil, nil //nolint:nilnil // there is none
+	}
+	conf, err := cluster.Parse(c.store)
+	if err != nil {
+		return nil, fmt.Errorf("--store %s: %w", c.store, err)
+	}
+	conf.Host, conf.Name, conf.Version = hostID(db.Salt()), c.hostName, thisVersion().Version
+	if conf.Name == "" {
+		if conf.Name, err = os.Hostname(); err != nil {
+			return nil, fmt.Errorf("host name: %w; try: --host-name", err)
+		}
+	}
+	var salt []byte
+	if was != nil {
+		salt = was.Salt
+	}
+	return cluster.New(conf, salt, c.log)
+}
+
+// hostID is the ID of the host whose state file has this salt.
+func hostID(salt []byte) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%x host", salt))
+	return hex.EncodeToString(sum[:8])
 }
 
 // listen is the socket that systemd handed over, or one of our own.

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/lanyard-net/lanyard/internal/cluster"
 	"github.com/lanyard-net/lanyard/internal/dhcp"
 	"github.com/lanyard-net/lanyard/internal/docker"
 	"github.com/lanyard-net/lanyard/internal/engine"
@@ -51,7 +52,7 @@ type latecomers struct {
 }
 
 // reasons are what Docker says of a container that was given up for what lanyard waits for.
-var reasons = []string{dhcp.NoLease, engine.NoParent, engine.NoNetwork, link.MACBusy, link.NotFetched, docker.EmptyBody}
+var reasons = []string{dhcp.NoLease, engine.NoParent, engine.NoNetwork, link.MACBusy, link.NotFetched, docker.EmptyBody, cluster.NoNewAddress}
 
 // tell notes that a container did not start on a network. It never blocks.
 func (l *latecomers) tell(networkID string) {

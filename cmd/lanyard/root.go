@@ -76,7 +76,11 @@ func newRoot() *cobra.Command {
 	address.AddCommand(newAddressLs(g), newAddressReserve(g), newAddressRelease(g))
 	lease := group(&cobra.Command{Use: "lease", Short: "Look at the leases of DHCP servers, renew them and give them back"})
 	lease.AddCommand(newLeaseLs(g), newLeaseInspect(g), newLeaseRenew(g), newLeaseRelease(g))
-	root.AddCommand(newDaemon(g), network, endpoint, pool, address, lease, newEvents(g), newRepair(g), newVersion(g))
+	host := group(&cobra.Command{Use: "host", Short: "Look at the hosts that share addresses, and take one out"})
+	host.AddCommand(newHostLs(g), newHostDrain(g), newHostForget(g))
+	storeGroup := group(&cobra.Command{Use: "store", Short: "Move what is known of addresses into etcd, or out of it"})
+	storeGroup.AddCommand(newStoreMigrate())
+	root.AddCommand(newDaemon(g), network, endpoint, pool, address, lease, newEvents(g), newRepair(g), host, storeGroup, newVersion(g))
 	return root
 }
 

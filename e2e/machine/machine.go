@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -41,6 +40,7 @@ var packages = []struct{ name, file string }{
 	{"ca-certificates", "/etc/ssl/certs/ca-certificates.crt"},
 	{"libdevmapper1.02.1", "/lib/x86_64-linux-gnu/libdevmapper.so.1.02.1"},
 	{"libseccomp2", "/lib/x86_64-linux-gnu/libseccomp.so.2"},
+	{"etcd-server", "/usr/bin/etcd"},
 	{"iperf3", "/usr/bin/iperf3"},
 	{"fping", "/usr/bin/fping"},
 	{"systemd", "/lib/systemd/systemd"}, // for guests, as the rest
@@ -48,8 +48,10 @@ var packages = []struct{ name, file string }{
 	{"dbus", "/usr/bin/dbus-daemon"},
 }
 
-// services are the packages that come with a service of their name.
-var services = []string{"radvd", "kea-dhcp4-server", "kea-dhcp6-server", "isc-dhcp-relay"}
+// services are the packages that come with a service, and its name.
+var services = map[string]string{
+	"radvd": "radvd", "kea-dhcp4-server": "kea-dhcp4-server", "kea-dhcp6-server": "kea-dhcp6-server", "isc-dhcp-relay": "isc-dhcp-relay", "etcd-server": "etcd",
+}
 
 // Engine is a Docker Engine that is unpacked in the cache.
 type Engine struct {
@@ -211,8 +213,12 @@ func installPackages(ctx context.Context, say func(string, ...any)) error {
 	}
 	// Nor are they to start with the machine.
 	for _, name := range missing {
-		if _, err := os.Stat("/etc/init.d/" + name); err == nil && slices.Contains(services, name) {
-			if err := run(ctx, "update-rc.d", name, "disable"); err != nil {
+		service := services[name]
+		if service == "" {
+			continue
+		}
+		if _, err := os.Stat("/etc/init.d/" + service); err == nil {
+			if err := run(ctx, "update-rc.d", service, "disable"); err != nil {
 				return err
 			}
 		}

@@ -16,6 +16,9 @@
 //	POST /v1/leases/{id}/renew, to ask the server for more time now
 //	POST /v1/leases/{id}/release, to give one back that no container has
 //	GET /v1/events?after={seq}&follow={true or false}
+//	GET /v1/hosts, those that share addresses with this one
+//	POST /v1/hosts/{name or id}/drain?undo={true or false}, to have one give out no new addresses
+//	POST /v1/hosts/{name or id}/forget?force={true or false}, for one that is gone for good
 //	POST /v1/repair?dry_run={true or false}
 //	GET /metrics, figures in Prometheus's text format
 //
@@ -44,6 +47,7 @@ import (
 	"runtime/debug"
 	"strings"
 
+	"github.com/lanyard-net/lanyard/internal/cluster"
 	"github.com/lanyard-net/lanyard/internal/engine"
 	"github.com/lanyard-net/lanyard/internal/ipam"
 	"github.com/lanyard-net/lanyard/internal/lan"
@@ -65,7 +69,7 @@ type Version struct {
 	Go      string `json:"go"`
 }
 
-// Source is what the handler serves; all fields but Stopping are required. The functions
+// Source is what the handler serves; all fields but Cluster and Stopping are required. The functions
 // are those of *engine.Engine, and from Pools on those of *ipam.Manager.
 type Source struct {
 	Version       Version
@@ -83,6 +87,8 @@ type Source struct {
 	Events        func(ctx context.Context, after uint64, wait bool) []ipam.Event
 	EventCounts   func() map[string]uint64
 	Repair        func(ctx context.Context, dry bool) Repair
+	// Cluster is nil where addresses are not shared.
+	Cluster *cluster.Cluster
 	// Stopping is closed when the daemon is to stop: answers that wait for something
 	// then end. nil means never.
 	Stopping <-chan struct{}
@@ -132,6 +138,7 @@ func NewHandler(src Source, log *slog.Logger) http.Handler {
 	addressRoutes(src, handle)
 	leaseRoutes(src, handle)
 	repairRoute(src, handle)
+	hostRoutes(src, handle)
 	mux.HandleFunc("GET /v1/events", serveEvents(src, log))
 	mux.Handle("GET /metrics", newMetrics(src, log))
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {

@@ -240,7 +240,7 @@ func checkAddress(n *network, p netip.Prefix) error {
 }
 
 // chooseMAC makes an endpoint's MAC address: locally administered, and the same
-// for the same address (the IPv4 one, where there are both) on the same wire of this host, so that a container that
+// for the same address (the IPv4 one, where there are both) on the same wire of this host, or of all hosts of a cluster, so that a container that
 // comes back with its address is known to its neighbours. A passthru link has
 // its parent's. The caller holds mu.
 func (e *Engine) chooseMAC(n *network, rec lan.Endpoint) string {
@@ -256,8 +256,9 @@ func (e *Engine) chooseMAC(n *network, rec lan.Endpoint) string {
 	} else if rec.IPv6.IsValid() {
 		seed = rec.IPv6.Addr().String()
 	}
+	salt, wire := e.ipam.Seed(n.rec.Key)
 	for try := 0; ; try++ {
-		mac := lan.LocalMAC(fmt.Appendf(nil, "%x %s %s %d", e.db.Salt(), n.rec.Key, seed, try))
+		mac := lan.LocalMAC(fmt.Appendf(nil, "%x %s %s %d", salt, wire, seed, try))
 		if !e.hasMAC(n.rec.Key, mac.String()) && (try > 2 || !e.ipam.MACSeen(n.rec.Key, mac.String())) {
 			return mac.String()
 		}

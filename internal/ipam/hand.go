@@ -126,9 +126,18 @@ type grant struct {
 // grant chooses an address, and holds it for the caller to write g.rec or to call
 // takeBack.
 func (m *Manager) grant(ctx context.Context, p *place, w want) (*grant, error) {
-	for range giveUp {
+	lost := 0
+	for tries := 0; tries < giveUp && lost < losses; {
 		hosts := m.hosts(w.addr.IsValid())
 		m.mu.Lock()
+		if p.space.segment != "" {
+			sp := p.space
+			m.mu.Unlock()
+			if err := m.mayClaim(ctx, sp); err != nil {
+				return nil, err
+			}
+			m.mu.Lock()
+		}
 		if m.pools[p.rec.ID] != p {
 			m.mu.Unlock()
 			return nil, lan.Refusef(lan.ErrNotFound, "pool %s was removed meanwhile", p.rec.ID)
@@ -137,6 +146,20 @@ func (m *Manager) grant(ctx context.Context, p *place, w want) (*grant, error) {
 		if err != nil {
 			m.mu.Unlock()
 			return nil, err
+		}
+		if g.space.segment != "" {
+			g.space.asking[g.rec.Addr] = true
+			m.mu.Unlock()
+			won, err := m.secure(ctx, g)
+			if err != nil {
+				m.waitForStore(p)
+				return nil, err
+			}
+			if !won {
+				lost++
+				continue
+			}
+			m.mu.Lock()
 		}
 		wire := g.space.wire
 		if probed || wire == nil || wire.acd == nil || p.rec.Policy.NoACD {
@@ -159,6 +182,7 @@ func (m *Manager) grant(ctx context.Context, p *place, w want) (*grant, error) {
 			m.ring()
 			return g, nil
 		}
+		tries++
 		m.takeBack(g)
 		m.mu.Lock()
 		m.meet(g.space, g.rec.Addr, mac.String(), conflictRetry)
@@ -168,6 +192,9 @@ func (m *Manager) grant(ctx context.Context, p *place, w want) (*grant, error) {
 		if w.addr.IsValid() {
 			return nil, lan.Refusef(lan.ErrConflict, "address %s is in use%s by %s, which answered just now; try: another address, or -o acd=off", w.addr, g.space.on(), mac)
 		}
+	}
+	if lost == losses {
+		return nil, lan.Refusef(lan.ErrConflict, "other hosts took %d addresses of pool %s in a row before this one could; try: again", losses, p.rec.ID)
 	}
 	return nil, lan.Refusef(lan.ErrConflict, "the wire%s answered for %d addresses of pool %s in a row; try: lanyard pool inspect", p.space.on(), giveUp, p.rec.ID)
 }
@@ -325,6 +352,9 @@ func (m *Manager) takeBack(g *grant) {
 	} else {
 		g.space.set.Forget(g.rec.Addr)
 	}
+	if g.space.segment != "" {
+		m.apply(g.space, g.rec.Addr)
+	}
 }
 
 // available reports whether an address that is not taken may be given to anybody. The
@@ -436,6 +466,17 @@ func (m *Manager) letGo(sp *space, addr netip.Addr) (*store.Op, error) {
 	}
 	now := time.Now().UTC()
 	var op store.Op
+	if sp.segment != "" && rec != nil {
+		// The claim remembers who had it.
+		sp.set.Free(addr, pool.Idle{Since: now, Owner: rec.Owner})
+		if sp.reserved[addr] != nil {
+			sp.set.Forget(addr)
+		}
+		m.owe(sp, addr)
+		m.ring()
+		op = store.DeleteAddress(sp.key, addr)
+		return &op, nil
+	}
 	switch r := sp.reserved[addr]; {
 	case r != nil:
 		sp.set.Forget(addr)

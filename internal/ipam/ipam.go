@@ -14,6 +14,7 @@ package ipam
 import (
 	"context"
 	"fmt"
+	"hash/fnv"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -22,6 +23,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/lanyard-net/lanyard/internal/cluster"
 	"github.com/lanyard-net/lanyard/internal/dhcp"
 	"github.com/lanyard-net/lanyard/internal/lan"
 	"github.com/lanyard-net/lanyard/internal/link"
@@ -40,6 +42,8 @@ type Config struct {
 	Silent func(networkID string)
 	// Mark is that of the frames (SO_MARK) which are sent for containers; 0 is none.
 	Mark uint32
+	// Cluster is where the addresses are shared with other hosts; nil: they are not.
+	Cluster *cluster.Cluster
 }
 
 // Manager holds the pools and addresses of this host. Its methods may be called at
@@ -51,6 +55,10 @@ type Manager struct {
 	// bell wakes Run.
 	bell chan struct{}
 	mark uint32
+	// cluster is nil where there is one host only.
+	cluster *cluster.Cluster
+	// debts wakes payDebts.
+	debts chan struct{}
 	// wiring is held while a wire is opened.
 	wiring sync.Mutex
 
@@ -59,6 +67,8 @@ type Manager struct {
 	spaces map[string]*space
 	// moved is closed, and made anew, when a pool is bound or released.
 	moved chan struct{}
+	// paid is closed, and made anew, when claims were let go.
+	paid chan struct{}
 	// room holds the probe links; nil until the first one.
 	room *netns.NS
 	// late is what must not be done under mu, or not yet.
@@ -100,6 +110,7 @@ type space struct {
 	// they came to be so.
 	handed map[netip.Addr]time.Time
 	shelves
+	sharing
 	reserved  map[netip.Addr]*store.Address
 	conflicts map[netip.Addr]*conflict
 	// macs are the MAC addresses of users, each with how many addresses have it.
@@ -139,7 +150,7 @@ type conflict struct {
 // that stand are made known with Assign.
 func New(c Config, s store.State) (*Manager, error) {
 	m := &Manager{
-		db: c.DB, links: c.Links, log: c.Log, bell: make(chan struct{}, 1), mark: c.Mark,
+		db: c.DB, links: c.Links, log: c.Log, bell: make(chan struct{}, 1), mark: c.Mark, cluster: c.Cluster, debts: make(chan struct{}, 1), paid: make(chan struct{}),
 		pools: map[string]*place{}, spaces: map[string]*space{}, moved: make(chan struct{}),
 		leases: map[string]*lease{}, silences: map[wanting]dhcp.Ask{}, onSilence: c.Silent, clock: newClock(), endpointOf: func(string) (lan.Endpoint, bool) { return lan.Endpoint{}, false },
 	}
@@ -198,7 +209,7 @@ func (m *Manager) space(key string) *space {
 	if sp == nil {
 		sp = &space{
 			key: key, set: pool.NewSet(), nets: map[string]*lan.Network{}, users: map[netip.Addr]*user{}, handed: map[netip.Addr]time.Time{},
-			shelves: newShelves(), reserved: map[netip.Addr]*store.Address{}, conflicts: map[netip.Addr]*conflict{},
+			shelves: newShelves(), sharing: newSharing(), reserved: map[netip.Addr]*store.Address{}, conflicts: map[netip.Addr]*conflict{},
 			macs: map[string]int{}, ours: map[string]time.Time{}, seen: map[string]time.Time{},
 		}
 		m.spaces[key] = sp
@@ -241,7 +252,20 @@ func (s *space) private() bool { return strings.HasPrefix(s.key, "pool ") }
 func (m *Manager) settle(p *place, key string) {
 	m.unsettle(p)
 	p.rec.Space, p.space = key, m.space(key)
-	p.view = p.space.set.View(p.run)
+	if p.rec.Parent != "" {
+		m.share(p.space)
+	}
+	p.view = m.viewOf(p)
+}
+
+// viewOf is what a pool picks from. Hosts that share it begin at different ends.
+func (m *Manager) viewOf(p *place) *pool.View {
+	if m.cluster == nil {
+		return p.space.set.View(p.run)
+	}
+	h := fnv.New64a()
+	h.Write([]byte(m.cluster.Self()))
+	return p.space.set.ViewFrom(p.run, h.Sum64())
 }
 
 // unsettle takes a pool out of its space, and its stock back. The caller holds mu.
@@ -364,6 +388,9 @@ func (m *Manager) holder(sp *space, addr netip.Addr, hosts map[netip.Addr]string
 			who = "container " + name
 		}
 		return fmt.Sprintf("held for %s since %s", who, since.Local().Format(time.TimeOnly))
+	}
+	if c, ok := m.foreign(sp, addr); ok {
+		return m.claimText(c)
 	}
 	if l := sp.leases[addr]; l != nil {
 		if l.rec.Name != "" {

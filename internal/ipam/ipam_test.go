@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lanyard-net/lanyard/internal/cluster"
 	"github.com/lanyard-net/lanyard/internal/kerneltest"
 	"github.com/lanyard-net/lanyard/internal/lan"
 	"github.com/lanyard-net/lanyard/internal/link"
@@ -30,6 +31,9 @@ type bench struct {
 	end  func()
 	nets map[string]*lan.Network
 	keys map[string]string
+	// etcd are the members that the addresses are shared by; nil: they are not shared.
+	etcd []string
+	name string
 }
 
 func newBench(t testing.TB) *bench {
@@ -57,14 +61,20 @@ func (b *bench) start() {
 		b.t.Fatal(err)
 	}
 	b.log = &kerneltest.Log{}
-	m, err := New(Config{DB: db, Links: links, Log: slog.New(slog.NewTextHandler(b.log, nil))}, state)
+	log := slog.New(slog.NewTextHandler(b.log, nil))
+	run, cancel := context.WithCancel(ctx)
+	leave := func() {}
+	var shared *cluster.Cluster
+	if b.etcd != nil {
+		shared, leave = b.join(run, log)
+	}
+	m, err := New(Config{DB: db, Links: links, Log: log, Cluster: shared}, state)
 	if err != nil {
 		b.t.Fatal(err)
 	}
 	for id, n := range b.nets {
 		m.Known(n, b.keys[id])
 	}
-	run, cancel := context.WithCancel(ctx)
 	done := make(chan error)
 	go func() { done <- m.Run(run) }()
 	b.Manager = m
@@ -73,6 +83,7 @@ func (b *bench) start() {
 		if err := <-done; err != nil {
 			b.t.Error(err)
 		}
+		leave()
 		links.Close()
 		if err := db.Close(); err != nil {
 			b.t.Error(err)

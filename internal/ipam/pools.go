@@ -320,6 +320,9 @@ func (m *Manager) Bind(n *lan.Network, key string) (ops []store.Op, undo func(),
 		}
 	}
 	m.space(key).nets[n.ID] = n
+	if !n.Isolated() {
+		m.share(m.space(key))
+	}
 	m.announceMove()
 	m.ring()
 	return ops, undo, nil
@@ -330,6 +333,9 @@ func (m *Manager) Known(n *lan.Network, key string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.space(key).nets[n.ID] = n
+	if !n.Isolated() {
+		m.share(m.space(key))
+	}
 }
 
 // ownPool makes the pool of a subnet that is an option; nil if it is there. The caller
@@ -426,7 +432,13 @@ func (m *Manager) Unbind(networkID string) []store.Op {
 	defer m.mu.Unlock()
 	var ops []store.Op
 	for _, sp := range m.spaces {
+		n := sp.nets[networkID]
 		delete(sp.nets, networkID)
+		if n != nil && m.cluster != nil {
+			for _, addr := range n.HostAddrs {
+				m.owe(sp, addr)
+			}
+		}
 	}
 	delete(m.silences, wanting{networkID, false})
 	delete(m.silences, wanting{networkID, true})

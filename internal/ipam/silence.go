@@ -37,7 +37,20 @@ func (m *Manager) silent(n *lan.Network, a dhcp.Ask, v6 bool) {
 // not start since they were silent: each is asked for an offer, which is not taken. It
 // blocks for some seconds where they are silent still. Where nothing is known of a silence
 // it is true.
+//
+// Where addresses are shared with other hosts, the store has to answer as well.
 func (m *Manager) Answered(ctx context.Context, networkID string) bool {
+	if m.cluster != nil {
+		m.mu.Lock()
+		shared := false
+		for _, sp := range m.spaces {
+			shared = shared || sp.nets[networkID] != nil && sp.segment != ""
+		}
+		m.mu.Unlock()
+		if _, down := m.cluster.Up(); shared && down != nil {
+			return false
+		}
+	}
 	for _, v6 := range []bool{false, true} {
 		key := wanting{networkID, v6}
 		m.mu.Lock()

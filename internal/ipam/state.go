@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lanyard-net/lanyard/internal/cluster"
 	"github.com/lanyard-net/lanyard/internal/lan"
 	"github.com/lanyard-net/lanyard/internal/link"
 	"github.com/lanyard-net/lanyard/internal/store"
@@ -79,7 +80,9 @@ type AddressState struct {
 	Endpoint string `json:"endpoint,omitempty"`
 	// Container is its name, where the engine says it (29 and newer) or an operator.
 	Container string `json:"container,omitempty"`
-	MAC       string `json:"mac,omitempty"`
+	// Host is the name of the host that has it, where that is another one of the cluster.
+	Host string `json:"host,omitempty"`
+	MAC  string `json:"mac,omitempty"`
 	// Source is why it is this address: user, pool, identity, reservation, ipam for
 	// another IPAM driver's.
 	Source string    `json:"source,omitempty"`
@@ -181,6 +184,11 @@ func (m *Manager) count(p *place, hosts map[netip.Addr]string) Counts {
 	}
 	for addr := range sp.handed {
 		if p.run.Contains(addr) {
+			c.Used++
+		}
+	}
+	for addr := range sp.claims {
+		if _, is := m.foreign(sp, addr); is && p.run.Contains(addr) && !sp.held(addr) {
 			c.Used++
 		}
 	}
@@ -325,6 +333,26 @@ func (m *Manager) addressesOf(sp *space, records []*store.Address, hosts map[net
 			s.State, s.Until, s.Note = StateResting, m.leaseState(l).ReleaseAt, "its DHCP lease is kept for who had it"
 		}
 	}
+	for addr, c := range sp.claims {
+		if sp.held(addr) {
+			continue
+		}
+		switch s := at(addr); c.State {
+		case cluster.Taken:
+			if c.Host != m.cluster.Self() {
+				s.State, s.Container, s.Source, s.Since, s.Host = StateUsed, c.Name, c.Source, c.Since, m.cluster.HostName(c.Host)
+			}
+		case cluster.Reserved:
+			s.State, s.Container, s.Source, s.Since, s.Note = StateReserved, c.Reserved.Name, SourceReservation, c.Since, reservedText(sp.reserved[addr])
+		case cluster.Idle:
+			s.State, s.Container, s.Source, s.Since = StateIdle, c.Name, c.Source, c.Since
+			if c.Owner != "" {
+				s.Note = "goes back to who had it, unless another needs it first"
+			}
+		default:
+			delete(states, addr)
+		}
+	}
 	for addr, c := range sp.conflicts {
 		s := at(addr)
 		s.State, s.MAC, s.Since, s.Until = StateConflict, c.mac, c.first, c.retry
@@ -383,6 +411,10 @@ func (m *Manager) Reserve(poolID string, addr netip.Addr, name, note string) err
 	r := &store.Address{
 		Space: sp.key, Addr: addr, State: store.Reserved, Pool: p.rec.ID, Name: name, Note: note, Source: SourceReservation, Since: time.Now().UTC(),
 	}
+	if sp.segment != "" {
+		m.mu.Unlock()
+		return m.reserveShared(sp, addr, r)
+	}
 	sp.reserved[addr] = r
 	taken := sp.set.Taken(addr)
 	if !taken {
@@ -431,6 +463,10 @@ func (m *Manager) Release(poolID string, addr netip.Addr) error {
 		m.mu.Unlock()
 		return lan.Refusef(lan.ErrConflict, "address %s%s is %s; try: docker rm", addr, sp.on(), who)
 	}
+	if c, ok := m.foreign(sp, addr); ok {
+		m.mu.Unlock()
+		return lan.Refusef(lan.ErrConflict, "address %s%s is %s; try: docker rm there, or lanyard host forget", addr, sp.on(), m.claimText(c))
+	}
 	if sp.leases[addr] != nil {
 		m.mu.Unlock()
 		return lan.Refusef(lan.ErrConflict, "address %s%s is leased from a DHCP server; try: lanyard lease release %s", addr, sp.on(), addr)
@@ -444,6 +480,11 @@ func (m *Manager) Release(poolID string, addr netip.Addr) error {
 		}
 		m.mu.Unlock()
 		return lan.Refusef(lan.ErrNotFound, "address %s%s is neither resting, reserved nor in conflict: %s", addr, sp.on(), why)
+	}
+	if sp.segment != "" {
+		delete(sp.conflicts, addr)
+		m.mu.Unlock()
+		return m.reserveShared(sp, addr, nil)
 	}
 	delete(sp.reserved, addr)
 	delete(sp.conflicts, addr)

@@ -333,6 +333,9 @@ func (m *Manager) Run(ctx context.Context) error {
 		}
 	}()
 	wg.Go(func() { _ = m.keeper.Run(ctx) })
+	if m.cluster != nil {
+		wg.Go(func() { m.payDebts(ctx) })
+	}
 	swept, looked := time.Now(), time.Time{}
 	for {
 		for _, do := range m.work(ctx) {
@@ -416,6 +419,10 @@ func (m *Manager) work(ctx context.Context) []func(context.Context) {
 		return due
 	})
 	for _, sp := range m.spaces {
+		if sp.segment != "" && !sp.following {
+			sp.following = true
+			todo = append(todo, func(ctx context.Context) { m.follow(ctx, sp) })
+		}
 		forgetMACs(sp)
 		w := sp.wire
 		if w == nil || !w.open() {

@@ -45,6 +45,18 @@ func (n num) next() num {
 	return num{n.hi + carry, lo}
 }
 
+// plus is n+d; after the last number comes 0.
+func (n num) plus(d uint64) num {
+	lo, carry := bits.Add64(n.lo, d, 0)
+	return num{n.hi + carry, lo}
+}
+
+// prev is n-1; before 0 is the last number.
+func (n num) prev() num {
+	lo, borrow := bits.Sub64(n.lo, 1, 0)
+	return num{n.hi - borrow, lo}
+}
+
 // A bitmap keeps numbers in chunks of 256: chunk is the number of n's, bit is n's place in it.
 func (n num) chunk() num       { return num{n.hi >> 8, n.hi<<56 | n.lo>>8} }
 func (n num) bit() uint8       { return uint8(n.lo) }

@@ -14,14 +14,25 @@ type View struct {
 	family *family
 	span   span
 	// zero is set if the first address ends in .0, which looks like a network's.
-	zero         bool
+	zero bool
+	// start is where the search for a new address begins.
+	start        num
 	owned, loose queue // the idle addresses with and without an owner
 }
 
 // View is a view of r. Close it when the pool goes.
-func (s *Set) View(r Range) *View {
+func (s *Set) View(r Range) *View { return s.ViewFrom(r, 0) }
+
+// ViewFrom is a view of r that picks new addresses from the at-th on, modulo the size of r, and
+// from the beginning after the last: hosts that share a range and begin at different places
+// seldom pick the same address.
+func (s *Set) ViewFrom(r Range, at uint64) *View {
 	f := s.family(r.First)
 	v := &View{family: f, span: r.span()}
+	v.start = v.span.first
+	if n := v.span.size(); n > 0 {
+		v.start = v.start.plus(at % n)
+	}
 	v.zero = f.is4 && v.span.size() > 2 && byte(v.span.first.lo) == 0
 	for n := range f.idle.all(v.span) {
 		r := f.rests[n]
@@ -38,12 +49,12 @@ func (s *Set) View(r Range) *View {
 func (v *View) Close() {
 	f := v.family
 	f.views = slices.DeleteFunc(f.views, func(other *View) bool { return other == v })
-	*v = View{family: f, span: nothing}
+	*v = View{family: f, span: nothing, start: nothing.first}
 }
 
 // Pick takes an address of v's range:
 //
-//   - the lowest new one, though a first address that ends in .0 only after the others,
+//   - the lowest new one, from where v begins, though a first address that ends in .0 only after the others,
 //     if there are more than two, because some take it for a network's;
 //   - else the idle one that was freed longest ago, if that was at rested or before;
 //   - else the idle one without an owner that was freed longest ago: nobody can come
@@ -74,8 +85,13 @@ func (v *View) refused(n num, skip func(netip.Addr) bool) bool {
 func (v *View) pickNew(skip func(netip.Addr) bool) (num, bool) {
 	first := v.span.first
 	parts := []span{v.span}
+	if v.start != first {
+		parts = []span{v.span.from(v.start), {first, v.start.prev()}}
+	}
 	if v.zero {
-		parts = []span{v.span.from(first.next()), {first, first}}
+		last := len(parts) - 1
+		parts[last].first = first.next()
+		parts = append(parts, span{first, first})
 	}
 	for _, part := range parts {
 		for {

@@ -109,6 +109,35 @@ func DeleteAddress(space string, addr netip.Addr) Op {
 	return Op{bucket: bucketAddresses, key: addressKey(space, addr)}
 }
 
+// PutCluster writes which cluster this host is in.
+func PutCluster(c *Cluster) Op { return Op{bucket: bucketMeta, key: "cluster", record: c} }
+
+// DeleteCluster says that this host is in no cluster.
+func DeleteCluster() Op { return Op{bucket: bucketMeta, key: "cluster"} }
+
+// Cluster is the record of the cluster that this host is in.
+type Cluster struct {
+	// Salt is what the hosts of the cluster have alike.
+	Salt []byte `json:"salt"`
+}
+
+// Cluster is which cluster this host is in; nil: it was in none.
+func (db *DB) Cluster() (*Cluster, error) {
+	var c *Cluster
+	err := db.bolt.View(func(tx *bbolt.Tx) error {
+		v := tx.Bucket(bucketMeta).Get([]byte("cluster"))
+		if v == nil {
+			return nil
+		}
+		c = new(Cluster)
+		return json.Unmarshal(v, c)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read state: cluster: %w", err)
+	}
+	return c, nil
+}
+
 // PutLease writes a lease's record.
 func PutLease(l *Lease) Op { return Op{bucket: bucketLeases, key: l.ID, record: l} }
 

@@ -1,0 +1,153 @@
+package main
+
+import (
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lanyard-net/lanyard/internal/cluster"
+)
+
+func newHostLs(g *globals) *cobra.Command {
+	var l listing
+	cmd := &cobra.Command{
+		Use:     "ls",
+		Aliases: []string{"list"},
+		Short:   "List the hosts that share addresses",
+		Long: "List the hosts whose daemons have the same store (lanyard daemon --store etcd://...). A host is\n\n" +
+			"alive      heard of less than 30 s ago\n" +
+			"draining   alive, and gives out no new addresses, because an operator said so\n" +
+			"silent     not heard of: it is off, its daemon is stopped, or it is cut off from etcd. Its\n" +
+			"           containers may be running, so its addresses stay its own; see: lanyard host forget\n\n" +
+			"The host that was asked has a star. Where etcd cannot be asked the list is as it was, and\n" +
+			"standard error says why.",
+		Example: "  lanyard host ls\n  lanyard host ls --json | jq -r '.hosts[] | select(.alive | not) | .name'",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			all, err := g.client(cmd).Hosts(cmd.Context())
+			if err != nil {
+				return explain(err)
+			}
+			out := cmd.OutOrStdout()
+			if all.Problem != "" {
+				fmt.Fprintf(cmd.ErrOrStderr(), "lanyard: etcd at %s cannot be reached since %s: %s\n", all.Etcd, all.Since.Local().Format(time.DateTime), all.Problem)
+			}
+			switch {
+			case l.quiet:
+				for _, h := range all.Hosts {
+					fmt.Fprintln(out, shorten(h.ID, l.whole))
+				}
+				return nil
+			case l.json:
+				return printJSON(out, all)
+			}
+			rows := [][]string{{"ID", "HOST", "STATE", "ADDRESSES", "SINCE", "VERSION"}}
+			for _, h := range all.Hosts {
+				name, count := h.Name, strconv.Itoa(h.Addresses)
+				if h.Self {
+					name += " *"
+				}
+				if all.Problem != "" {
+					count = "-"
+				}
+				rows = append(rows, []string{shorten(h.ID, l.whole), or(name), hostState(&h), count, ago(h.Began, time.Now()), or(h.Version)})
+			}
+			return printTable(out, rows)
+		},
+	}
+	l.addTo(cmd)
+	return cmd
+}
+
+func hostState(h *cluster.Host) string {
+	switch {
+	case !h.Alive:
+		return "silent"
+	case h.Drained:
+		return "draining"
+	}
+	return "alive"
+}
+
+func newHostDrain(g *globals) *cobra.Command {
+	var undo, asJSON bool
+	cmd := &cobra.Command{
+		Use:   "drain HOST",
+		Short: "Have a host give out no new addresses",
+		Long: "Have a host give out no new addresses that it shares with others, before it is taken out. It\n" +
+			"keeps those that it has, and its containers run on; stop them, and start them elsewhere: where\n" +
+			"the engine says who they are (29 and newer, or identity=) they have their addresses again.\n" +
+			"A host is named by its name, its id, or the beginning of its id.",
+		Example:           "  lanyard host drain node2\n  lanyard host drain --undo node2",
+		Args:              oneArg("host"),
+		ValidArgsFunction: completeHosts(g),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			h, err := g.client(cmd).DrainHost(cmd.Context(), args[0], undo)
+			switch {
+			case err != nil:
+				return explain(err)
+			case asJSON:
+				return printJSON(cmd.OutOrStdout(), h)
+			case undo:
+				fmt.Fprintf(cmd.OutOrStdout(), "%s gives out addresses again\n", h.Name)
+			default:
+				fmt.Fprintf(cmd.OutOrStdout(), "%s gives out no new addresses\n", h.Name)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&undo, "undo", false, "have it give out addresses again")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON: the host")
+	return cmd
+}
+
+func newHostForget(g *globals) *cobra.Command {
+	var force, asJSON bool
+	cmd := &cobra.Command{
+		Use:   "forget HOST",
+		Short: "Make the addresses of a host free that is gone for good",
+		Long: "Make the addresses of a host free that is gone for good. Until then they are nobody else's,\n" +
+			"because its containers may be running where nobody but the LAN sees them. A container that starts\n" +
+			"elsewhere under the same name has its address again, if the engine says who it is. Addresses are\n" +
+			"looked for on the wire before they are given out, so that a host that was not gone after all is\n" +
+			"noticed, as long as conflict detection is on.\n\n" +
+			"A host that is alive is refused, unless --force is given.",
+		Example:           "  lanyard host forget node2",
+		Args:              oneArg("host"),
+		ValidArgsFunction: completeHosts(g),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			h, err := g.client(cmd).ForgetHost(cmd.Context(), args[0], force)
+			switch {
+			case err != nil:
+				return explain(err)
+			case asJSON:
+				return printJSON(cmd.OutOrStdout(), h)
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s is forgotten; %d addresses are free\n", h.Name, h.Addresses)
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&force, "force", false, "forget it although it is alive")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON: the host, and how many addresses are free")
+	return cmd
+}
+
+// completeHosts completes the names of hosts.
+func completeHosts(g *globals) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		if len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		all, err := g.client(cmd).Hosts(cmd.Context())
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		var words []cobra.Completion
+		for _, h := range all.Hosts {
+			words = append(words, cobra.CompletionWithDesc(h.Name, fmt.Sprintf("%s, %d addresses", hostState(&h), h.Addresses)))
+		}
+		return words, cobra.ShellCompDirectiveNoFileComp
+	}
+}

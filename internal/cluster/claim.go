@@ -1,0 +1,260 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"strings"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// State is what a claimed address is.
+type State string
+
+// The states of a claim. One without a state is none: the address is new.
+const (
+	// Taken is an address that a host has given out.
+	Taken State = "taken"
+	// Idle is an address that was somebody's.
+	Idle State = "idle"
+	// Reserved is an address that an operator has set aside.
+	Reserved State = "reserved"
+)
+
+// MaxChanges is how many claims are changed by one request at most: etcd takes 128 operations.
+const MaxChanges = 40
+
+// Claim is who has, or had, an address of a segment: a broadcast domain that several hosts are
+// on.
+type Claim struct {
+	Segment string     `json:"-"`
+	Addr    netip.Addr `json:"-"`
+	// Rev is the revision of etcd at which it became so.
+	Rev   int64 `json:"-"`
+	State State `json:"state,omitempty"`
+	// Host is the ID of who took it, also when it is idle.
+	Host string `json:"host,omitempty"`
+	// Owner is who gets the address again, "" for nobody; Name is the container's name, where
+	// it is known.
+	Owner string `json:"owner,omitempty"`
+	Name  string `json:"name,omitempty"`
+	// Endpoint is the ID of Docker's, where it is known.
+	Endpoint string `json:"endpoint,omitempty"`
+	// Source is why it is this address.
+	Source string `json:"source,omitempty"`
+	// Since is when the state began, by the clock of who wrote it.
+	Since time.Time `json:"since,omitzero"`
+	// Reserved is what a taken or reserved address is set aside for.
+	Reserved *Reservation `json:"reserved,omitempty"`
+}
+
+// Reservation is for whom an address is set aside, "" for nobody, and why.
+type Reservation struct {
+	Name string `json:"name,omitempty"`
+	Note string `json:"note,omitempty"`
+}
+
+// was is what a transaction compares the key's revision with.
+func (c *Claim) was() int64 {
+	if c.State == "" {
+		return 0
+	}
+	return c.Rev
+}
+
+func (c *Cluster) claimKey(segment string, addr netip.Addr) string {
+	return c.key("claims", url.PathEscape(segment), addr.String())
+}
+
+// parseClaim reads a claim; value nil: it is gone.
+func (c *Cluster) parseClaim(kv *mvccpb.KeyValue, gone bool) (Claim, error) {
+	cl := Claim{Rev: kv.ModRevision}
+	rest := strings.TrimPrefix(string(kv.Key), c.key("claims")+"/")
+	segment, addr, _ := strings.Cut(rest, "/")
+	var err error
+	if cl.Segment, err = url.PathUnescape(segment); err != nil {
+		return cl, fmt.Errorf("key %s: %w", kv.Key, err)
+	}
+	if cl.Addr, err = netip.ParseAddr(addr); err != nil {
+		return cl, fmt.Errorf("key %s: %w", kv.Key, err)
+	}
+	if gone {
+		return cl, nil
+	}
+	if err := json.Unmarshal(kv.Value, &cl); err != nil {
+		return cl, fmt.Errorf("key %s: %w", kv.Key, err)
+	}
+	if cl.State != Taken && cl.State != Idle && cl.State != Reserved {
+		return cl, fmt.Errorf("key %s: state %q: a newer lanyard wrote it", kv.Key, cl.State)
+	}
+	return cl, nil
+}
+
+// Change is a claim as it is to be (without a state: to be gone), if it is still as it was:
+// Was is the claim as the caller knows it, and its zero value none.
+type Change struct {
+	Claim
+	Was int64
+}
+
+// Done is what became of a change: the claim as it stands now, and whether it was made.
+type Done struct {
+	Claim
+	Won bool
+}
+
+// Was is the revision that a change compares with, of a claim as it is known.
+func (c *Claim) Was() int64 { return c.was() }
+
+// Change makes changes of up to MaxChanges claims, each by itself, in one request. An error
+// means that it is not known which were made.
+func (c *Cluster) Change(ctx context.Context, list []Change) ([]Done, error) {
+	ops := make([]clientv3.Op, 0, len(list))
+	for _, ch := range list {
+		key := c.claimKey(ch.Segment, ch.Addr)
+		then := clientv3.OpDelete(key)
+		if ch.State != "" {
+			value, err := json.Marshal(ch.Claim)
+			if err != nil {
+				return nil, fmt.Errorf("claim of %s: %w", ch.Addr, err)
+			}
+			then = clientv3.OpPut(key, string(value))
+		}
+		ops = append(ops, clientv3.OpTxn([]clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(key), "=", ch.Was)}, []clientv3.Op{then}, []clientv3.Op{clientv3.OpGet(key)}))
+	}
+	var w *clientv3.TxnResponse
+	err := c.ask(ctx, func(ctx context.Context) (err error) {
+		w, err = c.client.Txn(ctx).Then(ops...).Commit()
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	done := make([]Done, len(list))
+	for i, r := range w.Responses {
+		t := r.GetResponseTxn()
+		if t.Succeeded {
+			done[i] = Done{list[i].Claim, true}
+			done[i].Rev = w.Header.Revision
+			continue
+		}
+		done[i].Claim = Claim{Segment: list[i].Segment, Addr: list[i].Addr, Rev: w.Header.Revision}
+		if kvs := t.Responses[0].GetResponseRange().Kvs; len(kvs) > 0 {
+			if done[i].Claim, err = c.parseClaim(kvs[0], false); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return done, nil
+}
+
+// Look reads claims as they stand.
+func (c *Cluster) Look(ctx context.Context, segment string, addrs []netip.Addr) ([]Claim, error) {
+	ops := make([]clientv3.Op, len(addrs))
+	for i, a := range addrs {
+		ops[i] = clientv3.OpGet(c.claimKey(segment, a))
+	}
+	var w *clientv3.TxnResponse
+	err := c.ask(ctx, func(ctx context.Context) (err error) {
+		w, err = c.client.Txn(ctx).Then(ops...).Commit()
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	list := make([]Claim, len(addrs))
+	for i, r := range w.Responses {
+		list[i] = Claim{Segment: segment, Addr: addrs[i], Rev: w.Header.Revision}
+		if kvs := r.GetResponseRange().Kvs; len(kvs) > 0 {
+			if list[i], err = c.parseClaim(kvs[0], false); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return list, nil
+}
+
+// page is how many claims are read at a time.
+const page = 5000
+
+// read calls each for all claims under a key, as they stood at one revision, which it returns.
+func (c *Cluster) read(ctx context.Context, prefix string, each func(Claim)) (rev int64, err error) {
+	from, end := prefix, clientv3.GetPrefixRangeEnd(prefix)
+	for {
+		var w *clientv3.GetResponse
+		err := c.ask(ctx, func(ctx context.Context) (err error) {
+			opts := []clientv3.OpOption{clientv3.WithRange(end), clientv3.WithLimit(page), clientv3.WithSort(clientv3.SortByKey, clientv3.SortAscend)}
+			if rev != 0 {
+				opts = append(opts, clientv3.WithRev(rev))
+			}
+			w, err = c.client.Get(ctx, from, opts...)
+			return err
+		})
+		if err != nil {
+			return 0, err
+		}
+		if rev == 0 {
+			rev = w.Header.Revision
+		}
+		for _, kv := range w.Kvs {
+			cl, err := c.parseClaim(kv, false)
+			if err != nil {
+				c.log.Error("claim cannot be read", "err", err)
+				continue
+			}
+			each(cl)
+		}
+		if !w.More || len(w.Kvs) == 0 {
+			return rev, nil
+		}
+		from = string(w.Kvs[len(w.Kvs)-1].Key) + "\x00"
+	}
+}
+
+// eachClaim calls each for all claims there are.
+func (c *Cluster) eachClaim(ctx context.Context, each func(Claim)) error {
+	_, err := c.read(ctx, c.key("claims")+"/", each)
+	return err
+}
+
+// Follow calls all with every claim of a segment as it stands and the revision, and then
+// changed with those that change, in order, until ctx ends or etcd cannot be asked, which it
+// returns. A claim that is gone has no state.
+func (c *Cluster) Follow(ctx context.Context, segment string, all func(list []Claim, rev int64), changed func([]Claim)) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	prefix := c.key("claims", url.PathEscape(segment)) + "/"
+	var list []Claim
+	rev, err := c.read(ctx, prefix, func(cl Claim) { list = append(list, cl) })
+	if err != nil {
+		return err
+	}
+	all(list, rev)
+	for w := range c.client.Watch(clientv3.WithRequireLeader(ctx), prefix, clientv3.WithPrefix(), clientv3.WithRev(rev+1)) {
+		if err := w.Err(); err != nil {
+			c.lose(err)
+			return err
+		}
+		batch := make([]Claim, 0, len(w.Events))
+		for _, e := range w.Events {
+			cl, err := c.parseClaim(e.Kv, e.Type == clientv3.EventTypeDelete)
+			if err != nil {
+				c.log.Error("claim cannot be read", "err", err)
+				continue
+			}
+			batch = append(batch, cl)
+		}
+		if len(batch) > 0 {
+			changed(batch)
+		}
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return fmt.Errorf("the watch of claims has ended")
+}

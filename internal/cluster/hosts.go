@@ -1,0 +1,290 @@
+package cluster
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/lanyard-net/lanyard/internal/lan"
+)
+
+// Host is a host of the cluster.
+type Host struct {
+	// ID is 16 hexadecimal digits that it made of its state file's salt.
+	ID      string `json:"id"`
+	Name    string `json:"name"`
+	Version string `json:"version"`
+	// Since is when it first came.
+	Since time.Time `json:"since"`
+	// Alive says that it has been heard of less than 30 s ago, and Began since when.
+	Alive bool      `json:"alive"`
+	Began time.Time `json:"began,omitzero"`
+	// Drained says that it gives out no new addresses, because an operator said so.
+	Drained bool `json:"drained"`
+	// Self says that it is the one that was asked.
+	Self bool `json:"self"`
+	// Addresses is how many it has; Hosts fills it in.
+	Addresses int `json:"addresses"`
+}
+
+// record is a host in etcd.
+type record struct {
+	Name    string    `json:"name"`
+	Version string    `json:"version"`
+	Since   time.Time `json:"since"`
+	Drained bool      `json:"drained,omitempty"`
+}
+
+// followHosts keeps the list of hosts until ctx ends or etcd cannot be asked, which it returns.
+func (c *Cluster) followHosts(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	keyHosts, keyAlive := c.key("hosts")+"/", c.key("alive")+"/"
+	c.Requests.Add(1)
+	w, err := c.client.Txn(ctx).Then(clientv3.OpGet(keyHosts, clientv3.WithPrefix()), clientv3.OpGet(keyAlive, clientv3.WithPrefix())).Commit()
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	c.hosts = map[string]Host{}
+	for _, r := range w.Responses {
+		for _, kv := range r.GetResponseRange().Kvs {
+			c.heed(string(kv.Key), kv.Value, false)
+		}
+	}
+	c.mu.Unlock()
+	changed := make(chan clientv3.WatchResponse)
+	for _, prefix := range []string{keyHosts, keyAlive} {
+		ch := c.client.Watch(clientv3.WithRequireLeader(ctx), prefix, clientv3.WithPrefix(), clientv3.WithRev(w.Header.Revision+1))
+		go func() {
+			for r := range ch {
+				select {
+				case changed <- r:
+				case <-ctx.Done():
+				}
+			}
+			select {
+			case changed <- clientv3.WatchResponse{Canceled: true}:
+			case <-ctx.Done():
+			}
+		}()
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case r := <-changed:
+			if err := r.Err(); err != nil {
+				return err
+			}
+			if r.Canceled {
+				return fmt.Errorf("the watch of hosts has ended")
+			}
+			c.mu.Lock()
+			for _, e := range r.Events {
+				c.heed(string(e.Kv.Key), e.Kv.Value, e.Type == clientv3.EventTypeDelete)
+			}
+			c.mu.Unlock()
+		}
+	}
+}
+
+// heed takes in what is new of a host. The caller holds mu.
+func (c *Cluster) heed(key string, value []byte, gone bool) {
+	id := key[strings.LastIndexByte(key, '/')+1:]
+	h := c.hosts[id]
+	h.ID, h.Self = id, id == c.conf.Host
+	if strings.HasPrefix(key, c.key("alive")) {
+		h.Alive, h.Began = !gone, time.Time{}
+		_ = json.Unmarshal(value, &h.Began) // a time that cannot be read is not shown
+		c.hosts[id] = h
+		return
+	}
+	if gone {
+		delete(c.hosts, id)
+		return
+	}
+	var r record
+	if err := json.Unmarshal(value, &r); err != nil {
+		c.log.Warn("record of a host cannot be read", "key", key, "err", err)
+		return
+	}
+	h.Name, h.Version, h.Since, h.Drained = r.Name, r.Version, r.Since, r.Drained
+	c.hosts[id] = h
+	if h.Self && c.self.Drained != h.Drained {
+		c.log.Info("this host gives out new addresses", "yes", !h.Drained)
+	}
+	if h.Self {
+		c.self = h
+	}
+}
+
+// Drained says whether this host is to give out no new addresses.
+func (c *Cluster) Drained() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.self.Drained
+}
+
+// HostName is the name of a host, its ID where it is not known.
+func (c *Cluster) HostName(id string) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if h := c.hosts[id]; h.Name != "" {
+		return h.Name
+	}
+	return id
+}
+
+// Hosts are all hosts, as one of them sees them.
+type Hosts struct {
+	// Etcd names the members that are asked, and Prefix begins the keys.
+	Etcd   string `json:"etcd"`
+	Prefix string `json:"prefix"`
+	// Problem says why etcd cannot be asked, since when: then the list is as it was, without
+	// how many addresses each has.
+	Problem string    `json:"problem,omitempty"`
+	Since   time.Time `json:"since,omitzero"`
+	Hosts   []Host    `json:"hosts"`
+}
+
+// Hosts lists the hosts by name, with how many addresses each has. It reads all claims.
+func (c *Cluster) Hosts(ctx context.Context) Hosts {
+	all := Hosts{Etcd: c.conf.Where(), Prefix: c.conf.Prefix}
+	count := map[string]int{}
+	err := c.eachClaim(ctx, func(cl Claim) {
+		if cl.State == Taken {
+			count[cl.Host]++
+		}
+	})
+	if err != nil {
+		count = nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.down != nil {
+		all.Problem, all.Since = reason(c.down), c.since
+	} else if err != nil {
+		all.Problem = err.Error()
+	}
+	list := make([]Host, 0, len(c.hosts))
+	for id, h := range c.hosts {
+		h.Addresses = count[id]
+		delete(count, id)
+		list = append(list, h)
+	}
+	for id, n := range count { // of one whose record was lost
+		list = append(list, Host{ID: id, Addresses: n})
+	}
+	slices.SortFunc(list, func(a, b Host) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID)) })
+	all.Hosts = list
+	return all
+}
+
+// host is the host with a name, an ID, or an ID that begins so.
+func (c *Cluster) host(name string) (Host, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var found []Host
+	for _, h := range c.hosts {
+		if h.ID == name || h.Name == name {
+			found = append(found, h)
+		}
+	}
+	if len(found) == 0 && len(name) >= 4 {
+		for _, h := range c.hosts {
+			if strings.HasPrefix(h.ID, name) {
+				found = append(found, h)
+			}
+		}
+	}
+	switch len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		return Host{}, lan.Refusef(lan.ErrNotFound, "no host %q is known; try: lanyard host ls", name)
+	}
+	return Host{}, lan.Refusef(lan.ErrConflict, "%d hosts are %q; try: lanyard host ls, and the ID of one", len(found), name)
+}
+
+// Drain has a host give out no new addresses, or do so again. It keeps those that it has.
+func (c *Cluster) Drain(ctx context.Context, name string, on bool) (Host, error) {
+	h, err := c.host(name)
+	if err != nil {
+		return Host{}, err
+	}
+	for {
+		done := false
+		err := c.ask(ctx, func(ctx context.Context) error {
+			key := c.key("hosts", h.ID)
+			got, err := c.client.Get(ctx, key)
+			if err != nil {
+				return err
+			}
+			if len(got.Kvs) == 0 {
+				return nil
+			}
+			var r record
+			if err := json.Unmarshal(got.Kvs[0].Value, &r); err != nil {
+				return err
+			}
+			r.Drained = on
+			value, err := json.Marshal(r)
+			if err != nil {
+				return err
+			}
+			w, err := c.client.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(key), "=", got.Kvs[0].ModRevision)).Then(clientv3.OpPut(key, string(value))).Commit()
+			done = err == nil && w.Succeeded
+			return err
+		})
+		if err != nil || done {
+			h.Drained = on
+			return h, err
+		}
+	}
+}
+
+// Forget says that a host is gone for good: its addresses are free, for who had them first, and
+// it is on the list no more. One that is alive is refused, unless force is set. It returns how
+// many addresses it had.
+func (c *Cluster) Forget(ctx context.Context, name string, force bool) (h Host, err error) {
+	if h, err = c.host(name); err != nil {
+		return h, err
+	}
+	if h.Alive && !force {
+		return h, lan.Refusef(lan.ErrConflict, "host %s is alive, and its containers use its addresses; try: lanyard host drain %s, stop its containers, or --force if it is known to be off", h.Name, h.Name)
+	}
+	var its []Change
+	h.Addresses = 0
+	err = c.eachClaim(ctx, func(cl Claim) {
+		if cl.Host == h.ID && cl.State == Taken {
+			was := cl.Rev
+			cl.State, cl.Since, cl.Endpoint = Idle, time.Now().UTC(), ""
+			its = append(its, Change{Claim: cl, Was: was})
+		}
+	})
+	if err != nil {
+		return h, err
+	}
+	for part := range slices.Chunk(its, MaxChanges) {
+		done, err := c.Change(ctx, part)
+		if err != nil {
+			return h, err
+		}
+		for _, d := range done {
+			if d.Won {
+				h.Addresses++
+			}
+		}
+	}
+	return h, c.ask(ctx, func(ctx context.Context) error {
+		_, err := c.client.Txn(ctx).Then(clientv3.OpDelete(c.key("hosts", h.ID)), clientv3.OpDelete(c.key("alive", h.ID))).Commit()
+		return err
+	})
+}

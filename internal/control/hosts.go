@@ -1,0 +1,68 @@
+package control
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strconv"
+
+	"github.com/lanyard-net/lanyard/internal/cluster"
+	"github.com/lanyard-net/lanyard/internal/lan"
+)
+
+// hostRoutes are the routes of the hosts that share addresses.
+func hostRoutes(src Source, handle func(string, func(*http.Request) (any, error))) {
+	shared := func(do func(*http.Request) (any, error)) func(*http.Request) (any, error) {
+		return func(r *http.Request) (any, error) {
+			if src.Cluster == nil {
+				return nil, lan.Refusef(lan.ErrNotFound, "this host shares no addresses with others; try: lanyard daemon --store etcd://HOST, on each of them")
+			}
+			return do(r)
+		}
+	}
+	handle("GET /v1/hosts", shared(func(r *http.Request) (any, error) { return src.Cluster.Hosts(r.Context()), nil }))
+	handle("POST /v1/hosts/{name}/drain", shared(func(r *http.Request) (any, error) {
+		undo, err := flag(r, "undo")
+		if err != nil {
+			return nil, err
+		}
+		return src.Cluster.Drain(r.Context(), r.PathValue("name"), !undo)
+	}))
+	handle("POST /v1/hosts/{name}/forget", shared(func(r *http.Request) (any, error) {
+		force, err := flag(r, "force")
+		if err != nil {
+			return nil, err
+		}
+		// Once begun it goes to its end, whoever hangs up.
+		return src.Cluster.Forget(context.WithoutCancel(r.Context()), r.PathValue("name"), force)
+	}))
+}
+
+// flag is a query that is true or false, and false where it is not there.
+func flag(r *http.Request, name string) (bool, error) {
+	text := r.URL.Query().Get(name)
+	if text == "" {
+		return false, nil
+	}
+	on, err := strconv.ParseBool(text)
+	if err != nil {
+		return false, lan.Refusef(lan.ErrInvalid, "%s=%q: it is true or false", name, clip(text))
+	}
+	return on, nil
+}
+
+// Hosts lists the hosts that share addresses.
+func (c *Client) Hosts(ctx context.Context) (h cluster.Hosts, err error) {
+	return h, c.get(ctx, "hosts", &h)
+}
+
+// DrainHost has a host give out no new addresses, or again. It returns the host.
+func (c *Client) DrainHost(ctx context.Context, name string, undo bool) (h cluster.Host, err error) {
+	return h, c.do(ctx, http.MethodPost, "hosts/"+url.PathEscape(name)+"/drain"+query("undo", strconv.FormatBool(undo)), nil, &h)
+}
+
+// ForgetHost says that a host is gone for good. It returns the host, with how many addresses
+// it had.
+func (c *Client) ForgetHost(ctx context.Context, name string, force bool) (h cluster.Host, err error) {
+	return h, c.do(ctx, http.MethodPost, "hosts/"+url.PathEscape(name)+"/forget"+query("force", strconv.FormatBool(force)), nil, &h)
+}

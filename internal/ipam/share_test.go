@@ -1,0 +1,607 @@
+package ipam
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+
+	"github.com/lanyard-net/lanyard/internal/cluster"
+	"github.com/lanyard-net/lanyard/internal/kerneltest"
+	"github.com/lanyard-net/lanyard/internal/lan"
+)
+
+// join makes the host one of a cluster's.
+func (b *bench) join(run context.Context, log *slog.Logger) (c *cluster.Cluster, leave func()) {
+	b.t.Helper()
+	c, err := cluster.New(cluster.Config{Endpoints: b.etcd, Prefix: "/lanyard", Host: "id-" + b.name, Name: b.name}, nil, log)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- c.Run(run, func([]byte) error { return nil }) }()
+	return c, func() {
+		if err := <-done; err != nil {
+			b.t.Error(err)
+		}
+		c.Close()
+	}
+}
+
+// hostsThatShare are hosts that share the addresses of a subnet on VLAN 100.
+func hostsThatShare(t testing.TB, subnetText string, p lan.Policy, etcds ...[]string) []*bench {
+	t.Helper()
+	var hosts []*bench
+	for i, etcd := range etcds {
+		b := &bench{t: t, host: kerneltest.New(t), dir: t.TempDir(), nets: map[string]*lan.Network{}, keys: map[string]string{}, etcd: etcd, name: fmt.Sprintf("host%d", i)}
+		b.host.Veth("eth1", "lan0")
+		b.start()
+		t.Cleanup(func() {
+			b.end()
+			if t.Failed() {
+				t.Logf("%s:\n%s", b.name, b.log)
+			}
+		})
+		b.mustNetwork("n1", fmt.Sprintf("eth%d|802.1Q:100", i), p, subnet{pool: subnetText, gateway: "auto"})
+		hosts = append(hosts, b)
+	}
+	for _, b := range hosts {
+		b.synced()
+	}
+	return hosts
+}
+
+// synced waits until the host knows all claims.
+func (b *bench) synced() {
+	b.t.Helper()
+	b.await("the claims are known", func() bool {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		for _, sp := range b.spaces {
+			if sp.segment != "" {
+				select {
+				case <-sp.synced:
+					return true
+				default:
+				}
+			}
+		}
+		return false
+	})
+}
+
+func (b *bench) await(what string, so func() bool) {
+	b.t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !so(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			b.t.Fatalf("%s: not within 20 s: %s", b.name, what)
+		}
+	}
+}
+
+// pool is the ID of the only pool.
+func (b *bench) pool() string { return b.Pools()[0].ID }
+
+// claims are all claims of VLAN 100, as etcd has them.
+func (b *bench) claims() map[string]cluster.Claim {
+	b.t.Helper()
+	all := map[string]cluster.Claim{}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	err := b.cluster.Follow(ctx, "802.1Q:100", func(list []cluster.Claim, _ int64) {
+		for _, c := range list {
+			all[c.Addr.String()] = c
+		}
+		cancel()
+	}, func([]cluster.Claim) {})
+	if !errors.Is(err, context.Canceled) {
+		b.t.Fatal(err)
+	}
+	return all
+}
+
+// settled waits until etcd has for this host what the host has.
+func (b *bench) settled() {
+	b.t.Helper()
+	why := ""
+	b.await("etcd and the host agree", func() bool {
+		if _, down := b.cluster.Up(); down != nil {
+			return false
+		}
+		have := b.claims()
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		why = ""
+		for _, sp := range b.spaces {
+			if sp.segment == "" {
+				continue
+			}
+			for addr := range sp.handed {
+				if c := have[addr.String()]; c.State != cluster.Taken || c.Host != "id-"+b.name {
+					why += fmt.Sprintf("%s is handed out, and the claim is %+v; ", addr, c)
+				}
+				delete(have, addr.String())
+			}
+		}
+		for addr, c := range have {
+			if c.State == cluster.Taken && c.Host == "id-"+b.name {
+				why += fmt.Sprintf("%s is claimed and not handed out; ", addr)
+			}
+		}
+		return why == ""
+	})
+	if why != "" {
+		b.t.Error(why)
+	}
+}
+
+var noACD = lan.Policy{NoACD: true}
+
+// Three hosts hand out a whole subnet at once: no address twice, none left, and one that is
+// given back anywhere is had by anybody.
+func TestSharedPool(t *testing.T) {
+	e := kerneltest.NewEtcd(t, 1)
+	hosts := hostsThatShare(t, "10.9.0.0/24", noACD, e.Endpoints, e.Endpoints, e.Endpoints)
+	var mu sync.Mutex
+	who := map[string]string{}
+	var all sync.WaitGroup
+	for _, b := range hosts {
+		for range 4 {
+			all.Go(func() {
+				for {
+					addr, err := b.ask(b.pool(), "", "")
+					if err != nil {
+						if !strings.Contains(err.Error(), "is full") {
+							t.Error(err)
+						}
+						return
+					}
+					mu.Lock()
+					if other := who[addr]; other != "" {
+						t.Errorf("%s is given to %s and to %s", addr, other, b.name)
+					}
+					who[addr] = b.name
+					mu.Unlock()
+				}
+			})
+		}
+	}
+	all.Wait()
+	if len(who) != 253 {
+		t.Errorf("%d addresses were handed out of 253", len(who))
+	}
+	for _, b := range hosts {
+		if p := b.Pools()[0]; p.Free != 0 || p.Used != 253 {
+			t.Errorf("%s: %+v", b.name, p.Counts)
+		}
+		b.settled()
+	}
+	addr := "10.9.0.77"
+	for _, b := range hosts {
+		if b.name == who[addr] {
+			b.give(b.pool(), addr)
+		}
+	}
+	for _, b := range hosts {
+		if b.name == who[addr] {
+			continue
+		}
+		b.await("it is free", func() bool {
+			got, err := b.ask(b.pool(), "", "")
+			if err == nil && got != addr {
+				t.Fatalf("%s was given", got)
+			}
+			return err == nil
+		})
+		break
+	}
+	for _, b := range hosts {
+		_, err := b.ask(b.pool(), "10.9.0.78", "")
+		wantErr(t, err, "10.9.0.78", "held")
+		if b.name != who["10.9.0.78"] {
+			wantErr(t, err, "on host "+who["10.9.0.78"])
+		}
+	}
+}
+
+// What a hand-out costs etcd.
+func TestSharedCost(t *testing.T) {
+	e := kerneltest.NewEtcd(t, 1)
+	hosts := hostsThatShare(t, "10.9.0.0/16", noACD, e.Endpoints, e.Endpoints)
+	b := hosts[0]
+	was := b.cluster.Requests.Load()
+	var last string
+	for i := range 50 {
+		last = b.mustAsk(b.pool(), "", fmt.Sprintf("c%d", i))
+	}
+	if n := b.cluster.Requests.Load() - was; n > 52 { // some for being alive
+		t.Errorf("50 hand-outs took %d requests", n)
+	}
+	b.give(b.pool(), last)
+	b.settled()
+	was = b.cluster.Requests.Load()
+	if got := b.mustAsk(b.pool(), "", "c49"); got != last {
+		t.Errorf("%s, was %s", got, last)
+	}
+	if n := b.cluster.Requests.Load() - was; n > 2 {
+		t.Errorf("the same address again took %d requests", n)
+	}
+}
+
+// A container that moves to another host has its address again, and the MAC address that goes
+// with it.
+func TestSharedIdentity(t *testing.T) {
+	e := kerneltest.NewEtcd(t, 1)
+	hosts := hostsThatShare(t, "10.9.0.0/24", noACD, e.Endpoints, e.Endpoints)
+	a, b := hosts[0], hosts[1]
+	addr := a.mustAsk(a.pool(), "", "web")
+	if other := b.mustAsk(b.pool(), "", "web"); other == addr {
+		t.Fatal("two containers of one name have one address")
+	} else {
+		b.give(b.pool(), other)
+		if _, err := b.ask(b.pool(), addr, "web"); err == nil {
+			t.Fatal("it is given while it is in use elsewhere")
+		}
+	}
+	a.give(a.pool(), addr)
+	a.settled()
+	b.settled()
+	b.await("it is known that it was given back", func() bool {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		_, idle := b.spaces["eth1|802.1Q:100"].set.IdleAt(netip.MustParseAddr(addr))
+		return idle
+	})
+	if got := b.mustAsk(b.pool(), "", "web"); got != addr {
+		t.Errorf("after the move it is %s, was %s", got, addr)
+	}
+	saltA, wireA := a.Seed("eth0|802.1Q:100")
+	saltB, wireB := b.Seed("eth1|802.1Q:100")
+	if string(saltA) != string(saltB) || wireA != wireB {
+		t.Errorf("MAC addresses would differ: %s %s", wireA, wireB)
+	}
+	if _, other := a.Seed("eth0|802.1Q:200"); other == wireA {
+		t.Error("two VLANs have one seed")
+	}
+}
+
+// The addresses of a host that is gone stay its own until it is forgotten.
+func TestSharedHostGone(t *testing.T) {
+	e := kerneltest.NewEtcd(t, 1)
+	hosts := hostsThatShare(t, "10.9.0.0/29", noACD, e.Endpoints, e.Endpoints)
+	a, b := hosts[0], hosts[1]
+	addr := a.mustAsk(a.pool(), "", "web")
+	for range 3 {
+		a.mustAsk(a.pool(), "", "")
+	}
+	a.end()
+	a.end = func() {}
+	b.mustAsk(b.pool(), "", "")
+	_, err := b.ask(b.pool(), "", "")
+	wantErr(t, err, "is full")
+	b.await("it is silent", func() bool {
+		return slices.ContainsFunc(b.cluster.Hosts(ctx).Hosts, func(h cluster.Host) bool { return h.Name == "host0" && !h.Alive && h.Addresses == 4 })
+	})
+	if _, err := b.cluster.Forget(ctx, "host0", false); err != nil {
+		t.Fatal(err)
+	}
+	b.await("web's address is free", func() bool {
+		got, err := b.ask(b.pool(), "", "web")
+		if err == nil && got != addr {
+			t.Fatalf("web has %s, was %s", got, addr)
+		}
+		return err == nil
+	})
+	// It was not gone after all.
+	a.start()
+	a.synced()
+	if err := a.ReleaseAddress(ctx, a.pool(), netip.MustParseAddr(addr)); err != nil {
+		t.Error(err)
+	}
+	a.await("the other three are claimed again", func() bool {
+		n := 0
+		for _, c := range a.claims() {
+			if c.State == cluster.Taken && c.Host == "id-host0" {
+				n++
+			}
+		}
+		return n == 3
+	})
+	if c := b.claims()[addr]; c.Host != "id-host1" || c.State != cluster.Taken {
+		t.Errorf("the address that web has elsewhere: %+v", c)
+	}
+}
+
+// With etcd away a host gives out nothing new, takes back what is given back, and lets a
+// container that restarts have its own; all is as it should be when etcd is back.
+func TestSharedEtcdAway(t *testing.T) {
+	e := kerneltest.NewEtcd(t, 1)
+	p := kerneltest.NewProxy(t, e.Endpoints[0])
+	hosts := hostsThatShare(t, "10.9.0.0/24", noACD, []string{p.Addr}, e.Endpoints)
+	a, b := hosts[0], hosts[1]
+	web, db := a.mustAsk(a.pool(), "", "web"), a.mustAsk(a.pool(), "", "db")
+	p.Set(kerneltest.Cut)
+	_, err := a.ask(a.pool(), "", "new")
+	wantErr(t, err, "etcd", p.Addr, "no new address")
+	if !errors.Is(err, lan.ErrUnavailable) {
+		t.Errorf("%v is not ErrUnavailable", err)
+	}
+	start := time.Now()
+	if _, err := a.ask(a.pool(), "", "new"); err == nil || time.Since(start) > time.Second {
+		t.Errorf("the second time: %v, after %s", err, time.Since(start))
+	}
+	a.give(a.pool(), web)
+	a.give(a.pool(), db)
+	if got := a.mustAsk(a.pool(), "", "web"); got != web {
+		t.Errorf("web has %s, had %s", got, web)
+	}
+	if _, err := b.ask(b.pool(), db, ""); err == nil {
+		t.Error("db's address is given elsewhere, while its host is cut off")
+	}
+	a.restart()
+	p.Set(kerneltest.Pass)
+	a.settled()
+	b.await("db's address is free", func() bool {
+		_, err := b.ask(b.pool(), db, "")
+		return err == nil
+	})
+	if c := b.claims()[web]; c.State != cluster.Taken || c.Host != "id-host0" {
+		t.Errorf("web's claim: %+v", c)
+	}
+}
+
+// A crash between the claim and the record leaves a claim that is let go; one between a
+// record's removal and the claim's end too.
+func TestSharedCrash(t *testing.T) {
+	e := kerneltest.NewEtcd(t, 1)
+	hosts := hostsThatShare(t, "10.9.0.0/24", noACD, e.Endpoints, e.Endpoints)
+	a, b := hosts[0], hosts[1]
+	addr := netip.MustParseAddr("10.9.0.50")
+	done, err := a.cluster.Change(ctx, []cluster.Change{{Claim: cluster.Claim{
+		Segment: "802.1Q:100", Addr: addr, State: cluster.Taken, Host: "id-host0", Since: time.Now(),
+	}}})
+	if err != nil || !done[0].Won {
+		t.Fatal(done, err)
+	}
+	a.settled()
+	b.await("it is free", func() bool {
+		_, err := b.ask(b.pool(), addr.String(), "")
+		return err == nil
+	})
+}
+
+// A host that had addresses before it shared them claims them; one that another host has is
+// said.
+func TestSharedLater(t *testing.T) {
+	e := kerneltest.NewEtcd(t, 1)
+	hosts := hostsThatShare(t, "10.9.0.0/24", noACD, e.Endpoints)
+	b := newBench(t)
+	b.name = "late"
+	b.mustNetwork("n1", "eth1|802.1Q:100", noACD, subnet{pool: "10.9.0.0/24", gateway: "auto"})
+	var had []string
+	for i := range 100 {
+		had = append(had, b.mustAsk(b.pool(), "", fmt.Sprintf("c%d", i)))
+	}
+	if err := b.Reserve("", netip.MustParseAddr("10.9.0.200"), "printer", ""); err != nil {
+		t.Fatal(err)
+	}
+	taken := hosts[0].mustAsk(hosts[0].pool(), had[7], "theirs")
+	b.etcd = e.Endpoints
+	b.restart()
+	b.synced()
+	n := 0
+	b.await("its addresses are claimed", func() bool {
+		n = 0
+		for _, c := range b.claims() {
+			if c.State == cluster.Taken && c.Host == "id-late" {
+				n++
+			}
+		}
+		return n == 99
+	})
+	b.await("the one that another has is said", func() bool {
+		return strings.Contains(b.log.String(), "on another host") && strings.Contains(b.log.String(), taken)
+	})
+	b.await("the reservation is all hosts'", func() bool {
+		_, err := hosts[0].ask(hosts[0].pool(), "10.9.0.200", "else")
+		return err != nil && strings.Contains(err.Error(), "reserved for container printer")
+	})
+}
+
+// A reservation is one on all hosts.
+func TestSharedReservation(t *testing.T) {
+	e := kerneltest.NewEtcd(t, 1)
+	hosts := hostsThatShare(t, "10.9.0.0/24", noACD, e.Endpoints, e.Endpoints)
+	a, b := hosts[0], hosts[1]
+	addr := netip.MustParseAddr("10.9.0.9")
+	if err := a.Reserve("", addr, "web", "as before"); err != nil {
+		t.Fatal(err)
+	}
+	b.await("it is known elsewhere", func() bool {
+		_, err := b.ask(b.pool(), addr.String(), "other")
+		if err == nil {
+			t.Fatal("it is given to another")
+		}
+		return strings.Contains(err.Error(), "reserved for container web (as before)")
+	})
+	if got := b.mustAsk(b.pool(), "", "web"); got != addr.String() {
+		t.Errorf("web has %s", got)
+	}
+	b.give(b.pool(), addr.String())
+	b.settled()
+	a.await("it is reserved again", func() bool { c := a.claims()[addr.String()]; return c.State == cluster.Reserved })
+	a.await("that is known", func() bool { return a.Release("", addr) == nil })
+	b.await("it is free", func() bool { _, err := b.ask(b.pool(), addr.String(), "other"); return err == nil })
+}
+
+// step is a hand-out or a return, of an address, by a host.
+type step struct {
+	addr, host string
+	back       bool
+}
+
+// plan is what may happen to one address: nobody has it, or one host has it.
+var plan = porcupine.Model{
+	Partition: func(history []porcupine.Operation) [][]porcupine.Operation {
+		by := map[string][]porcupine.Operation{}
+		for _, op := range history {
+			addr := op.Input.(step).addr
+			by[addr] = append(by[addr], op)
+		}
+		var parts [][]porcupine.Operation
+		for _, p := range by {
+			parts = append(parts, p)
+		}
+		return parts
+	},
+	Init: func() any { return "" },
+	Step: func(state, input, _ any) (bool, any) {
+		s := input.(step)
+		if s.back {
+			return state.(string) == s.host, ""
+		}
+		return state.(string) == "", s.host
+	},
+	DescribeOperation: func(input, _ any) string { return fmt.Sprintf("%+v", input) },
+}
+
+// Three hosts hand out and take back addresses of a small pool, while etcd's members are
+// killed and stopped, and the network between hosts and etcd hangs, is cut, and loses answers.
+// LANYARD_CLUSTER_SEED repeats one, LANYARD_CLUSTER_SECONDS makes it longer.
+func TestSharedFaults(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	if text := os.Getenv("LANYARD_CLUSTER_SEED"); text != "" {
+		n, err := strconv.ParseUint(text, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seed = n
+	}
+	seconds := 12
+	if text := os.Getenv("LANYARD_CLUSTER_SECONDS"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seconds = n
+	}
+	t.Logf("seed %d", seed)
+	e := kerneltest.NewEtcd(t, 3)
+	var etcds [][]string
+	var wires []*kerneltest.Proxy
+	for range 3 {
+		var own []string
+		for _, member := range e.Endpoints {
+			p := kerneltest.NewProxy(t, member)
+			wires, own = append(wires, p), append(own, p.Addr)
+		}
+		etcds = append(etcds, own)
+	}
+	hosts := hostsThatShare(t, "10.9.0.0/27", noACD, etcds...)
+	run, stop := context.WithTimeout(ctx, time.Duration(seconds)*time.Second)
+	defer stop()
+	var mu sync.Mutex
+	var history []porcupine.Operation
+	begin := time.Now()
+	note := func(client int, s step, called time.Duration) {
+		mu.Lock()
+		defer mu.Unlock()
+		history = append(history, porcupine.Operation{ClientId: client, Input: s, Call: int64(called), Return: int64(time.Since(begin))})
+	}
+	refused := 0
+	var all sync.WaitGroup
+	for i, b := range hosts {
+		for j := range 3 {
+			client := 3*i + j
+			hand := rand.New(rand.NewPCG(seed, uint64(client)))
+			all.Go(func() {
+				var mine []string
+				for run.Err() == nil {
+					called := time.Since(begin)
+					if len(mine) > 0 && hand.IntN(2) == 0 {
+						k := hand.IntN(len(mine))
+						addr := mine[k]
+						mine = slices.Delete(mine, k, k+1)
+						b.give(b.pool(), addr)
+						note(client, step{addr, b.name, true}, called)
+						continue
+					}
+					name := ""
+					if hand.IntN(2) == 0 {
+						name = fmt.Sprintf("c%d", hand.IntN(6))
+					}
+					addr, err := b.ask(b.pool(), "", name)
+					if err != nil {
+						mu.Lock()
+						refused++
+						mu.Unlock()
+						time.Sleep(10 * time.Millisecond)
+						continue
+					}
+					mine = append(mine, addr)
+					note(client, step{addr, b.name, false}, called)
+				}
+			})
+		}
+	}
+	faults := map[string]int{}
+	random := rand.New(rand.NewPCG(seed, 99))
+	for run.Err() == nil {
+		time.Sleep(time.Duration(100+random.IntN(400)) * time.Millisecond)
+		away := time.Duration(100+random.IntN(1500)) * time.Millisecond
+		i := random.IntN(3)
+		switch k := random.IntN(5); k {
+		case 0:
+			faults["member killed"]++
+			e.Kill(i)
+			time.Sleep(away)
+			e.Start(i)
+		case 1:
+			faults["member stopped"]++
+			e.Freeze(i)
+			time.Sleep(away)
+			e.Thaw(i)
+		default:
+			what := []int32{kerneltest.Hang, kerneltest.LoseReplies, kerneltest.Cut}[k-2]
+			faults[[]string{"", "hang", "replies lost", "cut"}[what]]++
+			one := wires[3*i : 3*i+3] // all that one host has
+			for _, p := range one {
+				p.Set(what)
+			}
+			time.Sleep(away)
+			for _, p := range one {
+				p.Set(kerneltest.Pass)
+			}
+		}
+	}
+	all.Wait()
+	t.Logf("%d hand-outs and returns, %d refused, faults: %v", len(history), refused, faults)
+	switch result, info := porcupine.CheckOperationsVerbose(plan, history, time.Minute); result {
+	case porcupine.Illegal:
+		file, err := os.CreateTemp("", "lanyard-history-*.html")
+		if err == nil {
+			err = porcupine.Visualize(plan, info, file)
+		}
+		t.Errorf("not linearizable: seed %d; see %s, %v", seed, file.Name(), err)
+	case porcupine.Unknown:
+		t.Error("the history was not checked within a minute")
+	}
+	e.Wait()
+	for _, b := range hosts {
+		b.settled()
+	}
+	if len(history) < 100 {
+		t.Errorf("only %d hand-outs and returns", len(history))
+	}
+}
