@@ -9,12 +9,15 @@ import (
 )
 
 // shared has both hosts share their addresses by an etcd on the LAN node, until the test ends.
-func shared(t *testing.T, o *operator) (store string) {
+func shared(t *testing.T, o *operator) {
 	t.Helper()
-	store = "etcd://" + o.lan.Addr()
-	o.lan.sh(`mkdir -p /run/lab/etcd && cd /run/lab && url=http://%s:2379
+	// By the trunk, since the nodes reach only the machine by the lab's own network.
+	store := "etcd://" + etcdAddr
+	o.lan.sh("ip addr add %s/24 dev eth1", etcdAddr)
+	o.both(func(h host) { h.sh(toEtcd, h.Index) })
+	o.lan.sh(`mkdir -p /run/lab/etcd && cd /run/lab && url=http://` + etcdAddr + `:2379
 setsid etcd --data-dir /run/lab/etcd --listen-client-urls $url --advertise-client-urls $url >/run/lab/etcd.log 2>&1 </dev/null & echo $! >/run/lab/etcd.pid
-for i in $(seq 100); do busybox wget -q -O - $url/health 2>/dev/null | grep -q true && exit; sleep 0.1; done; cat /run/lab/etcd.log; exit 1`, o.lan.Addr())
+for i in $(seq 100); do busybox wget -q -O - $url/health 2>/dev/null | grep -q true && exit; sleep 0.1; done; cat /run/lab/etcd.log; exit 1`)
 	before := map[string]string{}
 	flags := func(h host, store string) {
 		t.Helper()
@@ -38,12 +41,13 @@ for i in $(seq 100); do busybox wget -q -O - $url/health 2>/dev/null | grep -q t
 			if err := h.StopLanyard(ctx); err != nil {
 				t.Error(err)
 			}
-			h.says("lanyard store migrate --to local --store "+store+" --host-name "+h.Name, "now start the daemon without --store")
+			h.says("`dirname "+before[h.Name]+"`/lanyard store migrate --to local --store "+store+" --host-name "+h.Name, "now start the daemon without --store")
 			if err := h.StartLanyard(ctx, before[h.Name], "--log-level", "debug"); err != nil {
 				t.Error(err)
 			}
 		})
-		o.lan.sh("kill $(cat /run/lab/etcd.pid); rm -rf /run/lab/etcd")
+		o.lan.sh("kill $(cat /run/lab/etcd.pid); rm -rf /run/lab/etcd; ip addr flush dev eth1")
+		o.both(func(h host) { h.sh("ip addr flush dev eth1") })
 	})
 	o.both(func(h host) {
 		eventually(t, h.Name+": etcd is reached", func() string {
@@ -54,8 +58,16 @@ for i in $(seq 100); do busybox wget -q -O - $url/health 2>/dev/null | grep -q t
 			return ""
 		})
 	})
-	return store
+	if t.Failed() {
+		t.FailNow()
+	}
 }
+
+// etcdAddr is the LAN node's address on the trunk, without a tag, and toEtcd gives a host one there.
+const (
+	etcdAddr = "10.98.0.100"
+	toEtcd   = "ip addr add 10.98.0.%d/24 dev eth1"
+)
 
 // The reference scenario without ranges: both hosts give out addresses of one subnet on each
 // VLAN, and none is given twice. A container that moves keeps its address and MAC address; a
@@ -103,7 +115,7 @@ func TestSharedAddresses(t *testing.T) {
 		h.create("named", "--ipam-driver null -o subnet=10.30.0.0/24 -o parent=eth1.100 -o grace=1m")
 	})
 	mac := func(h host) string {
-		return strings.TrimSpace(h.sh("%s", in("web", "cat /sys/class/net/eth0/address")))
+		return strings.TrimSpace(h.sh("docker exec web cat /sys/class/net/eth0/address"))
 	}
 	where := func(h host) string { return h.sh("%s", in("web", "ip -4 -o addr show eth0")) }
 	o.lan.sh("ip addr add 10.30.0.254/24 dev eth1.100")
@@ -120,7 +132,7 @@ func TestSharedAddresses(t *testing.T) {
 
 	// Without etcd.
 	o.lan.sh("kill -STOP $(cat /run/lab/etcd.pid)")
-	o.one.fails("docker run --rm --network macvlan100 busybox:lab true", "etcd at "+o.lan.Addr(), "no new address")
+	o.one.fails("docker run --rm --network macvlan100 busybox:lab true", "etcd at "+etcdAddr, "no new address")
 	o.one.wantReach("c100-0", addrs["100"][3], true)
 	o.lan.sh("kill -CONT $(cat /run/lab/etcd.pid)")
 	eventually(t, "addresses are given again", func() string {
@@ -151,5 +163,11 @@ func TestSharedAddresses(t *testing.T) {
 	if err := o.two.Boot(ctx); err != nil {
 		t.Fatal(err)
 	}
-	o.two.says("lanyard host ls", "node-2 *")
+	o.two.sh(toEtcd, o.two.Index)
+	eventually(t, "node-2 is there again", func() string {
+		if r, err := o.two.Run(ctx, "lanyard host ls"); err != nil || strings.Count(r.Stdout, "alive") != 2 {
+			return fmt.Sprint(r.Out(), err)
+		}
+		return ""
+	})
 }

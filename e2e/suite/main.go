@@ -125,7 +125,7 @@ func systemd(ctx context.Context, r *report) error {
 // newestOnly are the lab's tests in which the engine has no part but to ask for containers:
 // with the newest one alone.
 const newestOnly = "^(TestIpvlanL3|TestModesDoWhatTheySay|TestPassthruAcross|TestQinQAcross|TestSubInterfacesComeAndGo|TestOtherParents|" +
-	"TestReferenceScenarioWithIpvlanL2|TestHostAccess|TestManyNetworksOnOneParent|TestFamiliesAcross|TestIsolated|TestBesideTheBuiltInDrivers|TestSquatter|TestPowerLossInAStorm|TestDHCP.*|" +
+	"TestReferenceScenarioWithIpvlanL2|TestHostAccess|TestManyNetworksOnOneParent|TestFamiliesAcross|TestIsolated|TestBesideTheBuiltInDrivers|TestSquatter|TestPowerLossInAStorm|TestSharedAddresses|TestDHCP.*|" +
 	"TestReferenceScenarioWithDHCP)$|^TestNeighboursLearnAtOnce$/ipvlan"
 
 // labTests runs the scenarios once with each engine. Without -count=1 the second run

@@ -753,12 +753,15 @@ func (m *Manager) Leave(n *lan.Network, key string, e *lan.Endpoint) (ops []stor
 	return ops
 }
 
-// MACSeen reports whether somebody else on the wire has this MAC address.
+// MACSeen reports whether somebody else on the wire has this MAC address. Where addresses are
+// shared with other hosts nobody counts: it may be the container itself, on the host where it
+// was, since the MAC address is made of its address there as well.
 func (m *Manager) MACSeen(key, mac string) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	_, ok := m.space(key).seen[mac]
-	return ok
+	sp := m.space(key)
+	_, ok := sp.seen[mac]
+	return ok && sp.segment == ""
 }
 
 // write is db.Write for what only the log can hear of.

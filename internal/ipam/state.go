@@ -341,6 +341,7 @@ func (m *Manager) addressesOf(sp *space, records []*store.Address, hosts map[net
 		case cluster.Taken:
 			if c.Host != m.cluster.Self() {
 				s.State, s.Container, s.Source, s.Since, s.Host = StateUsed, c.Name, c.Source, c.Since, m.cluster.HostName(c.Host)
+				s.Note = "on host " + s.Host
 			}
 		case cluster.Reserved:
 			s.State, s.Container, s.Source, s.Since, s.Note = StateReserved, c.Reserved.Name, SourceReservation, c.Since, reservedText(sp.reserved[addr])
