@@ -319,7 +319,7 @@ func (c *Cluster) stay(ctx context.Context) error {
 func (c *Cluster) register(ctx context.Context) (clientv3.LeaseID, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	c.Requests.Add(2)
+	c.Requests.Add(3)
 	lease, err := c.client.Grant(ctx, alive)
 	if err != nil {
 		return 0, err
@@ -328,6 +328,10 @@ func (c *Cluster) register(ctx context.Context) (clientv3.LeaseID, error) {
 	host := record{Name: c.conf.Name, Version: c.conf.Version, Since: now}
 	keyHost := c.key("hosts", c.conf.Host)
 	old, err := c.client.Get(ctx, keyHost)
+	if err != nil {
+		return 0, err
+	}
+	beats, err := c.client.Get(ctx, c.key("alive", c.conf.Host), clientv3.WithCountOnly())
 	if err != nil {
 		return 0, err
 	}
@@ -340,7 +344,13 @@ func (c *Cluster) register(ctx context.Context) (clientv3.LeaseID, error) {
 				return 0, fmt.Errorf("key %s: %w", keyHost, err)
 			}
 			host.Since, host.Drained = is.Since, is.Drained
+			if is.Name != c.conf.Name && beats.Count > 0 {
+				return 0, fmt.Errorf("host %s, which is alive, has the state file of this one; try: stop lanyard here, and remove the copy", is.Name)
+			}
 		}
+		c.mu.Lock()
+		c.self.Drained = host.Drained
+		c.mu.Unlock()
 		value, err := json.Marshal(host)
 		if err != nil {
 			return 0, err

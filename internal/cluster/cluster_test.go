@@ -220,6 +220,44 @@ func TestEtcdAway(t *testing.T) {
 	}
 }
 
+// A host that was copied with its state file is none of the cluster's, as long as the other one
+// is alive; one that was forgotten although it is alive is on the list again.
+func TestCopiedHost(t *testing.T) {
+	e := kerneltest.NewEtcd(t, 1)
+	a, stop := host(t, "a", e.Endpoints...)
+	up(t, a)
+	log := &kerneltest.Log{}
+	c, err := New(Config{Endpoints: e.Endpoints, Prefix: "/lanyard", Host: "id-a", Name: "copy"}, nil, slog.New(slog.NewTextHandler(log, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	run, cancel := context.WithCancel(ctx)
+	done := make(chan error, 1)
+	go func() { done <- c.Run(run, func([]byte) error { return nil }) }()
+	end := sync.OnceFunc(func() { cancel(); <-done; c.Close() })
+	defer end()
+	await(t, "it is said", func() bool { return strings.Contains(log.String(), "has the state file of this one") })
+	if _, err := c.Change(ctx, []Change{{claim(c, "10.0.0.1", Taken), 0}}); !errors.Is(err, lan.ErrUnavailable) {
+		t.Errorf("the copy claims an address: %v", err)
+	}
+	end()
+	b, _ := host(t, "b", e.Endpoints...)
+	up(t, b)
+	await(t, "b knows a", func() bool { return b.HostName("id-a") == "a" })
+	if _, err := b.Forget(ctx, "a", true); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "a is there again", func() bool {
+		for _, h := range b.Hosts(ctx).Hosts {
+			if h.Name == "a" && h.Alive {
+				return true
+			}
+		}
+		return false
+	})
+	stop()
+}
+
 func TestAnotherFormat(t *testing.T) {
 	e := kerneltest.NewEtcd(t, 1)
 	a, stop := host(t, "a", e.Endpoints...)

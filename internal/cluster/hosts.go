@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -90,7 +91,11 @@ func (c *Cluster) followHosts(ctx context.Context) error {
 			for _, e := range r.Events {
 				c.heed(string(e.Kv.Key), e.Kv.Value, e.Type == clientv3.EventTypeDelete)
 			}
+			_, there := c.hosts[c.conf.Host]
 			c.mu.Unlock()
+			if !there {
+				return errors.New("this host was forgotten, and says that it is there")
+			}
 		}
 	}
 }
@@ -101,6 +106,9 @@ func (c *Cluster) heed(key string, value []byte, gone bool) {
 	h := c.hosts[id]
 	h.ID, h.Self = id, id == c.conf.Host
 	if strings.HasPrefix(key, c.key("alive")) {
+		if _, known := c.hosts[id]; gone && !known {
+			return // it was forgotten
+		}
 		h.Alive, h.Began = !gone, time.Time{}
 		_ = json.Unmarshal(value, &h.Began) // a time that cannot be read is not shown
 		c.hosts[id] = h

@@ -25,6 +25,8 @@ const (
 	metricLeases        = "lanyard_leases"
 	metricLeaseEvents   = "lanyard_lease_events_total"
 	metricLeaseEnds     = "lanyard_lease_ends_seconds"
+	metricStoreUp       = "lanyard_store_up"
+	metricStoreRequests = "lanyard_store_requests_total"
 )
 
 // Their labels, and what the label state may be.
@@ -62,6 +64,10 @@ var (
 		"What happened to DHCP leases since the daemon started, as lanyard events says it.", []string{labelWhat}, nil)
 	descLeaseEnds = prometheus.NewDesc(metricLeaseEnds,
 		"The time left of the DHCP lease that ends first, of those that containers have.", nil, nil)
+	descStoreUp = prometheus.NewDesc(metricStoreUp,
+		"1 where the store that hosts share their addresses by can be asked, and 0 where it cannot.", nil, nil)
+	descStoreRequests = prometheus.NewDesc(metricStoreRequests,
+		"What that store was asked for since the daemon started.", nil, nil)
 )
 
 // newMetrics serves figures of src in Prometheus's text format. The registry is its own,
@@ -80,7 +86,7 @@ type figures struct{ src Source }
 func (f figures) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descPoolAddresses, descPoolSize, descPoolStock, descConflicts, descDefences, descNetworks, descEndpoints,
-		descLeases, descLeaseEvents, descLeaseEnds,
+		descLeases, descLeaseEvents, descLeaseEnds, descStoreUp, descStoreRequests,
 	} {
 		ch <- d
 	}
@@ -114,6 +120,14 @@ func (f figures) Collect(ch chan<- prometheus.Metric) {
 	gauge(descNetworks, uint64(len(f.src.Networks())))
 	gauge(descEndpoints, uint64(len(f.src.Endpoints())))
 	f.collectLeases(ch)
+	if c := f.src.Cluster; c != nil {
+		up := uint64(1)
+		if _, down := c.Up(); down != nil {
+			up = 0
+		}
+		gauge(descStoreUp, up)
+		ch <- prometheus.MustNewConstMetric(descStoreRequests, prometheus.CounterValue, float64(c.Requests.Load()))
+	}
 }
 
 func (f figures) collectLeases(ch chan<- prometheus.Metric) {

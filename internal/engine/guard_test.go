@@ -121,6 +121,39 @@ func TestAntiSpoof(t *testing.T) {
 	}
 }
 
+// The same on a sub-interface, where the program on the parent sees frames without their tag.
+func TestAntiSpoofOnAVLAN(t *testing.T) {
+	kerneltest.Need(t, "vlan")
+	b, peer := healBench(t)
+	peer.IP("link set wire down")
+	peer.IP("addr flush dev wire")
+	peer.IP("link set wire name trunk")
+	peer.IP("link set trunk up")
+	peer.IP("link add link trunk name wire type vlan id 100")
+	peer.IP("link set wire up")
+	peer.IP("addr add 192.168.0.1/24 dev wire")
+	peer.IP("addr add fd00::1/64 dev wire nodad")
+	if err := b.CreateNetwork(ctx, lanRequest("net1", "parent=eth1.100", "antispoof=true")); err != nil {
+		t.Fatal(err)
+	}
+	c := b.onLAN("net1", "ep1", 2)
+	b.inForce(c)
+	b.keeps(c, peer, "192.168.0.2")
+	b.surveyed("ep1")
+	c.TC("qdisc del dev eth0 clsact")
+	for _, a := range []string{"192.168.0.2", "192.168.0.99", "fd00::99"} {
+		if claims(c, peer, "", a) {
+			t.Errorf("without its filter a container sends as %s", a)
+		}
+	}
+	b.unseen.add(c.Path())
+	b.inForce(c)
+	b.keeps(c, peer, "192.168.0.2")
+	b.host.IP("link del eth1.100") // lanyard's own, which is made again at once
+	within(t, 5*time.Second, "the container has its link again", func() bool { return pings(peer, "192.168.0.2") })
+	b.keeps(c, peer, "192.168.0.2")
+}
+
 // lanyard may be killed at any time.
 func TestAntiSpoofGoesOn(t *testing.T) {
 	b, peer := newBench(t), kerneltest.New(t)

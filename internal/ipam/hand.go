@@ -654,6 +654,9 @@ func (m *Manager) Assign(n *lan.Network, key string, e *lan.Endpoint, mac string
 				ops = append(ops, store.PutAddress(&store.Address{
 					Space: sp.key, Addr: addr, State: store.Taken, Source: SourcePool, Since: time.Now().UTC(),
 				}))
+				if sp.segment != "" {
+					m.after(time.Second, func(ctx context.Context) { m.reclaim(ctx, sp, []netip.Addr{addr}) })
+				}
 			}
 		}
 	}

@@ -154,7 +154,7 @@ func (m *Manager) secure(ctx context.Context, g *grant) (won bool, err error) {
 		select {
 		case <-paid:
 		case <-ctx.Done():
-			return false, lan.Refusef(lan.ErrUnavailable, "etcd at %s has not said yet whether address %s was given back; try: again in a moment", m.cluster.Where(), addr)
+			return false, lan.Refusef(lan.ErrUnavailable, "etcd at %s has not said yet whether address %s was given back, and "+cluster.NoNewAddress+"; try: again in a moment", m.cluster.Where(), addr)
 		}
 		m.mu.Lock()
 	}
