@@ -149,9 +149,6 @@ func runDaemon(ctx context.Context, c daemonConfig) (err error) {
 	if err != nil {
 		return err
 	}
-	if shared != nil {
-		defer func() { err = errors.Join(err, shared.Close()) }()
-	}
 	addresses, err := ipam.New(ipam.Config{DB: db, Links: links, Log: c.log, Silent: late.tell, Mark: antispoof.Secret(db.Salt()).Daemon(), Cluster: shared}, state)
 	if err != nil {
 		return err

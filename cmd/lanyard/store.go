@@ -96,7 +96,6 @@ func migrate(ctx context.Context, c daemonConfig, out bool) (m ipam.Migrated, er
 	if err != nil {
 		return m, err
 	}
-	defer func() { err = errors.Join(err, shared.Close()) }()
 	run, stop := context.WithCancel(ctx)
 	ran := make(chan error, 1)
 	go func() { ran <- shared.Run(run, func([]byte) error { return nil }) }()

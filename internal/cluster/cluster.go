@@ -53,8 +53,10 @@ var errNotYet = errors.New("it has not answered yet")
 // Cluster is the hosts' common store, as one of them sees it. Its methods may be called at the
 // same time. Errors that say that etcd cannot be reached wrap lan.ErrUnavailable.
 type Cluster struct {
-	conf   Config
-	log    *slog.Logger
+	conf Config
+	log  *slog.Logger
+	with clientv3.Config
+	// client is made by Run, and there when down is nil.
 	client *clientv3.Client
 	// Requests counts what etcd was asked for.
 	Requests atomic.Int64
@@ -69,7 +71,7 @@ type Cluster struct {
 	member bool
 }
 
-// New makes a client. It does not connect yet, and does not fail because etcd is not there. salt
+// New checks what is configured. It does not connect: Run does, and closes what it opened. salt
 // is that of the cluster, where it is known from before.
 func New(conf Config, salt []byte, log *slog.Logger) (*Cluster, error) {
 	tls, err := conf.tls()
@@ -81,20 +83,29 @@ func New(conf Config, salt []byte, log *slog.Logger) (*Cluster, error) {
 		return nil, err
 	}
 	c := &Cluster{conf: conf, log: log, salt: salt, hosts: map[string]Host{}, down: errNotYet, since: time.Now(), self: Host{ID: conf.Host, Name: conf.Name, Version: conf.Version}}
-	c.client, err = clientv3.New(clientv3.Config{
-		Endpoints: conf.Endpoints, TLS: tls, Username: conf.User, Password: password, Logger: zap.NewNop(),
+	c.with = clientv3.Config{
+		Endpoints: conf.Endpoints, DialTimeout: patience, TLS: tls, Username: conf.User, Password: password, Logger: zap.NewNop(),
 		DialKeepAliveTime: 5 * time.Second, DialKeepAliveTimeout: 3 * time.Second,
 		BackoffWaitBetween: 100 * time.Millisecond,
 		DialOptions:        []grpc.DialOption{grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 3 * time.Second})},
-	})
-	if err != nil {
-		return nil, fmt.Errorf("etcd %s: %w", conf.Where(), err)
 	}
 	return c, nil
 }
 
-// Close ends the connections.
-func (c *Cluster) Close() error { return c.client.Close() }
+// connect makes the client. With a user it asks etcd at once.
+func (c *Cluster) connect() error {
+	if c.client != nil {
+		return nil
+	}
+	client, err := clientv3.New(c.with)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.client = client
+	return nil
+}
 
 // Self is the ID of this host.
 func (c *Cluster) Self() string { return c.conf.Host }
@@ -188,9 +199,14 @@ func (c *Cluster) find() {
 // Run makes this host one of the cluster's and keeps it so until ctx ends; it returns nil then.
 // joined is called with the cluster's salt before anything else. An error means that this host
 // cannot be one: another format, or another cluster than before.
-func (c *Cluster) Run(ctx context.Context, joined func(salt []byte) error) error {
+func (c *Cluster) Run(ctx context.Context, joined func(salt []byte) error) (err error) {
 	var looking sync.WaitGroup
-	defer looking.Wait()
+	defer func() {
+		looking.Wait()
+		if c.client != nil {
+			err = errors.Join(err, c.client.Close())
+		}
+	}()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	looking.Go(func() {
@@ -200,7 +216,10 @@ func (c *Cluster) Run(ctx context.Context, joined func(salt []byte) error) error
 		}
 	})
 	for ctx.Err() == nil {
-		err := c.join(ctx, joined)
+		err := c.connect()
+		if err == nil {
+			err = c.join(ctx, joined)
+		}
 		if fatal := (*fatalError)(nil); errors.As(err, &fatal) {
 			return fatal.error
 		}
@@ -375,7 +394,10 @@ func (c *Cluster) register(ctx context.Context) (clientv3.LeaseID, error) {
 
 // probe finds out whether etcd answers again.
 func (c *Cluster) probe(ctx context.Context) {
-	if _, why := c.Up(); why == nil {
+	c.mu.Lock()
+	idle := c.down == nil || c.client == nil
+	c.mu.Unlock()
+	if idle {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)

@@ -32,7 +32,6 @@ func host(t testing.TB, name string, endpoints ...string) (c *Cluster, stop func
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-		c.Close()
 		if t.Failed() {
 			t.Logf("%s:\n%s", name, log)
 		}
@@ -234,7 +233,7 @@ func TestCopiedHost(t *testing.T) {
 	run, cancel := context.WithCancel(ctx)
 	done := make(chan error, 1)
 	go func() { done <- c.Run(run, func([]byte) error { return nil }) }()
-	end := sync.OnceFunc(func() { cancel(); <-done; c.Close() })
+	end := sync.OnceFunc(func() { cancel(); <-done })
 	defer end()
 	await(t, "it is said", func() bool { return strings.Contains(log.String(), "has the state file of this one") })
 	if _, err := c.Change(ctx, []Change{{claim(c, "10.0.0.1", Taken), 0}}); !errors.Is(err, lan.ErrUnavailable) {
@@ -270,7 +269,6 @@ func TestAnotherFormat(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
 	if err := c.Run(ctx, func([]byte) error { return nil }); err == nil || !strings.Contains(err.Error(), `format "2"`) {
 		t.Errorf("a newer format: %v", err)
 	}
@@ -278,7 +276,6 @@ func TestAnotherFormat(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer d.Close()
 	if err := d.Run(ctx, func([]byte) error { return nil }); err == nil || !strings.Contains(err.Error(), "another cluster") {
 		t.Errorf("another cluster than before: %v", err)
 	}

@@ -35,7 +35,6 @@ func (b *bench) join(run context.Context, log *slog.Logger) (c *cluster.Cluster,
 		if err := <-done; err != nil {
 			b.t.Error(err)
 		}
-		c.Close()
 	}
 }
 

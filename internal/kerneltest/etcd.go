@@ -35,6 +35,20 @@ type Etcd struct {
 // test fails: Debian's package is etcd-server.
 func NewEtcd(t testing.TB, members int) *Etcd {
 	t.Helper()
+	e := newEtcd(t, members, "http")
+	e.Wait()
+	return e
+}
+
+// NewTLSEtcd is NewEtcd of one member that is asked by TLS, and of which flags say more. It
+// does not wait until the member answers.
+func NewTLSEtcd(t testing.TB, flags ...string) *Etcd {
+	t.Helper()
+	return newEtcd(t, 1, "https", flags...)
+}
+
+func newEtcd(t testing.TB, members int, scheme string, flags ...string) *Etcd {
+	t.Helper()
 	program, err := exec.LookPath("etcd")
 	if err != nil {
 		t.Fatalf("%v; try: apt-get install etcd-server", err)
@@ -54,12 +68,12 @@ func NewEtcd(t testing.TB, members int) *Etcd {
 		all = append(all, fmt.Sprintf("m%d=http://%s", i, ports[2*i+1]))
 	}
 	for i := range members {
-		client, peer := "http://"+ports[2*i], "http://"+ports[2*i+1]
-		e.args = append(e.args, []string{
+		client, peer := scheme+"://"+ports[2*i], "http://"+ports[2*i+1]
+		e.args = append(e.args, append([]string{
 			program, "--name", fmt.Sprintf("m%d", i), "--data-dir", filepath.Join(dir, fmt.Sprint(i)), "--listen-client-urls", client, "--advertise-client-urls", client,
 			"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", strings.Join(all, ","), "--initial-cluster-state", "new",
 			"--heartbeat-interval", "50", "--election-timeout", "500", "--logger", "zap", "--log-outputs", filepath.Join(dir, fmt.Sprintf("%d.log", i)),
-		})
+		}, flags...))
 		e.Start(i)
 	}
 	t.Cleanup(func() {
@@ -74,7 +88,6 @@ func NewEtcd(t testing.TB, members int) *Etcd {
 			}
 		}
 	})
-	e.Wait()
 	return e
 }
 
