@@ -220,6 +220,11 @@ func TestSharedCost(t *testing.T) {
 	hosts := hostsThatShare(t, "10.9.0.0/16", noACD, e.Endpoints, e.Endpoints)
 	b := hosts[0]
 	was := b.cluster.Requests.Load()
+	time.Sleep(3 * time.Second)
+	if n := b.cluster.Requests.Load() - was; n > 2 {
+		t.Errorf("a host that does nothing sent %d requests in 3 s", n)
+	}
+	was = b.cluster.Requests.Load()
 	var last string
 	for i := range 50 {
 		last = b.mustAsk(b.pool(), "", fmt.Sprintf("c%d", i))
@@ -235,6 +240,64 @@ func TestSharedCost(t *testing.T) {
 	}
 	if n := b.cluster.Requests.Load() - was; n > 2 {
 		t.Errorf("the same address again took %d requests", n)
+	}
+}
+
+// Three hosts at once hand out many addresses of a large subnet, LANYARD_CLUSTER_ADDRESSES of
+// them, none of them twice, and each costs one request and seldom more.
+func TestSharedReach(t *testing.T) {
+	count := 1500
+	if text := os.Getenv("LANYARD_CLUSTER_ADDRESSES"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		count = n
+	}
+	e := kerneltest.NewEtcd(t, 3)
+	hosts := hostsThatShare(t, "10.16.0.0/16", noACD, e.Endpoints, e.Endpoints, e.Endpoints)
+	var mu sync.Mutex
+	who := map[string]string{}
+	var was int64
+	for _, b := range hosts {
+		was += b.cluster.Requests.Load()
+	}
+	start := time.Now()
+	var all sync.WaitGroup
+	for _, b := range hosts {
+		for range 8 {
+			all.Go(func() {
+				for {
+					mu.Lock()
+					if count == 0 {
+						mu.Unlock()
+						return
+					}
+					count--
+					mu.Unlock()
+					addr, err := b.ask(b.pool(), "", "")
+					mu.Lock()
+					if err != nil || who[addr] != "" {
+						t.Errorf("%s: %v, and it is %s's", addr, err, who[addr])
+					}
+					who[addr] = b.name
+					mu.Unlock()
+				}
+			})
+		}
+	}
+	all.Wait()
+	took := time.Since(start)
+	var is int64
+	for _, b := range hosts {
+		is += b.cluster.Requests.Load()
+	}
+	t.Logf("%d addresses by three hosts in %s: %.0f a second, %.3f requests each", len(who), took.Round(time.Millisecond), float64(len(who))/took.Seconds(), float64(is-was)/float64(len(who)))
+	if more := is - was - int64(len(who)); more > int64(len(who))/20+20 {
+		t.Errorf("%d requests more than addresses", more)
+	}
+	for _, b := range hosts {
+		b.settled()
 	}
 }
 
