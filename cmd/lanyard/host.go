@@ -32,7 +32,7 @@ func newHostLs(g *globals) *cobra.Command {
 			}
 			out := cmd.OutOrStdout()
 			if all.Problem != "" {
-				fmt.Fprintf(cmd.ErrOrStderr(), "lanyard: etcd at %s cannot be reached since %s: %s\n", all.Etcd, all.Since.Local().Format(time.DateTime), all.Problem)
+				fmt.Fprintf(cmd.ErrOrStderr(), "lanyard: etcd at %s cannot be used since %s: %s\n", all.Etcd, all.Since.Local().Format(time.DateTime), all.Problem)
 			}
 			switch {
 			case l.quiet:

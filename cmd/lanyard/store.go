@@ -117,7 +117,7 @@ func migrate(ctx context.Context, c daemonConfig, out bool) (m ipam.Migrated, er
 		default:
 		}
 		if time.Now().After(deadline) {
-			return m, fmt.Errorf("etcd at %s cannot be reached (%s)", shared.Where(), strings.TrimSpace(why.Error()))
+			return m, fmt.Errorf("etcd at %s cannot be used (%s)", shared.Where(), strings.TrimSpace(why.Error()))
 		}
 	}
 	if out {

@@ -59,8 +59,8 @@ type Reservation struct {
 	Note string `json:"note,omitempty"`
 }
 
-// was is what a transaction compares the key's revision with.
-func (c *Claim) was() int64 {
+// Was is the revision that a change of the claim compares with: 0 where there is none.
+func (c *Claim) Was() int64 {
 	if c.State == "" {
 		return 0
 	}
@@ -95,8 +95,8 @@ func (c *Cluster) parseClaim(kv *mvccpb.KeyValue, gone bool) (Claim, error) {
 	return cl, nil
 }
 
-// Change is a claim as it is to be (without a state: to be gone), if it is still as it was:
-// Was is the claim as the caller knows it, and its zero value none.
+// Change is a claim as it is to be (without a state: to be gone), if it still is as the caller
+// knows it: Was is what Claim.Was said then.
 type Change struct {
 	Claim
 	Was int64
@@ -107,9 +107,6 @@ type Done struct {
 	Claim
 	Won bool
 }
-
-// Was is the revision that a change compares with, of a claim as it is known.
-func (c *Claim) Was() int64 { return c.was() }
 
 // Change makes changes of up to MaxChanges claims, each by itself, in one request. An error
 // means that it is not known which were made.

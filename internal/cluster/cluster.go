@@ -66,7 +66,8 @@ type Cluster struct {
 	since time.Time  // when that began
 	salt  []byte
 	hosts map[string]Host
-	self  Host
+	// drained says that this host is to give out no new addresses.
+	drained bool
 	// member says that etcd was seen to be the cluster that this host belongs to.
 	member bool
 }
@@ -82,7 +83,7 @@ func New(conf Config, salt []byte, log *slog.Logger) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{conf: conf, log: log, salt: salt, hosts: map[string]Host{}, down: errNotYet, since: time.Now(), self: Host{ID: conf.Host, Name: conf.Name, Version: conf.Version}}
+	c := &Cluster{conf: conf, log: log, salt: salt, hosts: map[string]Host{}, down: errNotYet, since: time.Now()}
 	c.with = clientv3.Config{
 		Endpoints: conf.Endpoints, DialTimeout: patience, TLS: tls, Username: conf.User, Password: password, Logger: zap.NewNop(),
 		DialKeepAliveTime: 5 * time.Second, DialKeepAliveTimeout: 3 * time.Second,
@@ -129,7 +130,7 @@ func (c *Cluster) Up() (since time.Time, why error) {
 }
 
 func (c *Cluster) unavailable(why error) error {
-	return lan.Refusef(lan.ErrUnavailable, "etcd at %s cannot be reached (%s), and "+NoNewAddress+"; running containers go on; try: lanyard host ls", c.conf.Where(), reason(why))
+	return lan.Refusef(lan.ErrUnavailable, "etcd at %s cannot be used (%s), and "+NoNewAddress+"; running containers go on; try: lanyard host ls", c.conf.Where(), reason(why))
 }
 
 // reason is an error of the client in a user's words.
@@ -176,7 +177,7 @@ func (c *Cluster) lose(err error) {
 	defer c.mu.Unlock()
 	if c.down == nil || errors.Is(c.down, errNotYet) {
 		c.since = time.Now()
-		c.log.Warn("etcd cannot be reached: no new addresses until it is back; running containers go on", "etcd", c.conf.Where(), "err", reason(err))
+		c.log.Warn("etcd cannot be used: no new addresses until it can; running containers go on", "etcd", c.conf.Where(), "err", reason(err))
 	}
 	c.down = err
 }
@@ -197,8 +198,8 @@ func (c *Cluster) find() {
 }
 
 // Run makes this host one of the cluster's and keeps it so until ctx ends; it returns nil then.
-// joined is called with the cluster's salt before anything else. An error means that this host
-// cannot be one: another format, or another cluster than before.
+// joined is called with the cluster's salt before anything else. What keeps this host from it, be it that etcd does not answer
+// or that what is there is another cluster, Up says; Run goes on trying.
 func (c *Cluster) Run(ctx context.Context, joined func(salt []byte) error) (err error) {
 	var looking sync.WaitGroup
 	defer func() {
@@ -220,9 +221,6 @@ func (c *Cluster) Run(ctx context.Context, joined func(salt []byte) error) (err 
 		if err == nil {
 			err = c.join(ctx, joined)
 		}
-		if fatal := (*fatalError)(nil); errors.As(err, &fatal) {
-			return fatal.error
-		}
 		if err == nil {
 			err = c.stay(ctx)
 		}
@@ -236,8 +234,6 @@ func (c *Cluster) Run(ctx context.Context, joined func(salt []byte) error) (err 
 	}
 	return nil
 }
-
-type fatalError struct{ error }
 
 func sleep(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
@@ -276,17 +272,17 @@ func (c *Cluster) join(ctx context.Context, joined func(salt []byte) error) erro
 		}
 	}
 	if values[0] != format {
-		return &fatalError{fmt.Errorf("etcd at %s, prefix %s: the records there are of format %q, this lanyard knows format %s; try: a newer lanyard, or another prefix", c.conf.Where(), c.conf.Prefix, values[0], format)}
+		return fmt.Errorf("the records at prefix %s are of format %q, this lanyard knows format %s; try: a newer lanyard, or another prefix", c.conf.Prefix, values[0], format)
 	}
 	salt, err := hex.DecodeString(values[1])
 	if err != nil || len(salt) != 32 {
-		return &fatalError{fmt.Errorf("etcd at %s: key %s is not what lanyard wrote", c.conf.Where(), keySalt)}
+		return fmt.Errorf("key %s is not what lanyard wrote", keySalt)
 	}
 	c.mu.Lock()
 	was := c.salt
 	c.mu.Unlock()
 	if len(was) > 0 && hex.EncodeToString(was) != values[1] {
-		return &fatalError{fmt.Errorf("etcd at %s, prefix %s, is another cluster than the one that this host was in; try: the etcd of before, or lanyard store migrate", c.conf.Where(), c.conf.Prefix)}
+		return fmt.Errorf("prefix %s is another plan than the one that this host shares; try: the etcd of before, or lanyard store migrate --to local, and then --to this one", c.conf.Prefix)
 	}
 	if err := joined(salt); err != nil {
 		return err
@@ -368,7 +364,7 @@ func (c *Cluster) register(ctx context.Context) (clientv3.LeaseID, error) {
 			}
 		}
 		c.mu.Lock()
-		c.self.Drained = host.Drained
+		c.drained = host.Drained
 		c.mu.Unlock()
 		value, err := json.Marshal(host)
 		if err != nil {

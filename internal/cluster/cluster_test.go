@@ -265,19 +265,26 @@ func TestAnotherFormat(t *testing.T) {
 		t.Fatal(err)
 	}
 	stop()
-	c, err := New(Config{Endpoints: e.Endpoints, Prefix: "/lanyard", Host: "x"}, nil, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Run(ctx, func([]byte) error { return nil }); err == nil || !strings.Contains(err.Error(), `format "2"`) {
-		t.Errorf("a newer format: %v", err)
-	}
-	d, err := New(Config{Endpoints: e.Endpoints, Prefix: "/other", Host: "x"}, make([]byte, 32), slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := d.Run(ctx, func([]byte) error { return nil }); err == nil || !strings.Contains(err.Error(), "another cluster") {
-		t.Errorf("another cluster than before: %v", err)
+	for _, tc := range []struct {
+		prefix string
+		salt   []byte
+		want   string
+	}{{"/lanyard", nil, `format "2"`}, {"/other", make([]byte, 32), "another plan"}} {
+		c, err := New(Config{Endpoints: e.Endpoints, Prefix: tc.prefix, Host: "x", Name: "x"}, tc.salt, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		run, cancel := context.WithCancel(ctx)
+		done := make(chan error, 1)
+		go func() { done <- c.Run(run, func([]byte) error { return nil }) }()
+		await(t, tc.want, func() bool { _, down := c.Up(); return down != nil && strings.Contains(down.Error(), tc.want) })
+		if _, err := c.Change(ctx, []Change{{claim(c, "10.0.0.1", Taken), 0}}); !errors.Is(err, lan.ErrUnavailable) || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: %v", tc.prefix, err)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -125,11 +125,9 @@ func (c *Cluster) heed(key string, value []byte, gone bool) {
 	}
 	h.Name, h.Version, h.Since, h.Drained = r.Name, r.Version, r.Since, r.Drained
 	c.hosts[id] = h
-	if h.Self && c.self.Drained != h.Drained {
-		c.log.Info("this host gives out new addresses", "yes", !h.Drained)
-	}
-	if h.Self {
-		c.self = h
+	if h.Self && c.drained != h.Drained {
+		c.drained = h.Drained
+		c.log.Info("an operator said whether this host gives out new addresses", "drained", h.Drained)
 	}
 }
 
@@ -137,7 +135,7 @@ func (c *Cluster) heed(key string, value []byte, gone bool) {
 func (c *Cluster) Drained() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.self.Drained
+	return c.drained
 }
 
 // HostName is the name of a host, its ID where it is not known.
