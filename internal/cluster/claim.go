@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
@@ -124,11 +125,7 @@ func (c *Cluster) Change(ctx context.Context, list []Change) ([]Done, error) {
 		}
 		ops = append(ops, clientv3.OpTxn([]clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(key), "=", ch.Was)}, []clientv3.Op{then}, []clientv3.Op{clientv3.OpGet(key)}))
 	}
-	var w *clientv3.TxnResponse
-	err := c.ask(ctx, func(ctx context.Context) (err error) {
-		w, err = c.client.Txn(ctx).Then(ops...).Commit()
-		return err
-	})
+	w, err := c.txn(ctx, ops)
 	if err != nil {
 		return nil, err
 	}
@@ -140,14 +137,28 @@ func (c *Cluster) Change(ctx context.Context, list []Change) ([]Done, error) {
 			done[i].Rev = w.Header.Revision
 			continue
 		}
-		done[i].Claim = Claim{Segment: list[i].Segment, Addr: list[i].Addr, Rev: w.Header.Revision}
-		if kvs := t.Responses[0].GetResponseRange().Kvs; len(kvs) > 0 {
-			if done[i].Claim, err = c.parseClaim(kvs[0], false); err != nil {
-				return nil, err
-			}
+		if done[i].Claim, err = c.claimAt(list[i].Segment, list[i].Addr, w.Header.Revision, t.Responses[0]); err != nil {
+			return nil, err
 		}
 	}
 	return done, nil
+}
+
+// txn makes a transaction without a condition.
+func (c *Cluster) txn(ctx context.Context, ops []clientv3.Op) (w *clientv3.TxnResponse, err error) {
+	err = c.ask(ctx, func(ctx context.Context) (err error) {
+		w, err = c.client.Txn(ctx).Then(ops...).Commit()
+		return err
+	})
+	return w, err
+}
+
+// claimAt is the claim of an address, as a request for its key was answered at a revision.
+func (c *Cluster) claimAt(segment string, addr netip.Addr, rev int64, got *etcdserverpb.ResponseOp) (Claim, error) {
+	if kvs := got.GetResponseRange().Kvs; len(kvs) > 0 {
+		return c.parseClaim(kvs[0], false)
+	}
+	return Claim{Segment: segment, Addr: addr, Rev: rev}, nil
 }
 
 // Look reads claims as they stand.
@@ -156,21 +167,14 @@ func (c *Cluster) Look(ctx context.Context, segment string, addrs []netip.Addr) 
 	for i, a := range addrs {
 		ops[i] = clientv3.OpGet(c.claimKey(segment, a))
 	}
-	var w *clientv3.TxnResponse
-	err := c.ask(ctx, func(ctx context.Context) (err error) {
-		w, err = c.client.Txn(ctx).Then(ops...).Commit()
-		return err
-	})
+	w, err := c.txn(ctx, ops)
 	if err != nil {
 		return nil, err
 	}
 	list := make([]Claim, len(addrs))
 	for i, r := range w.Responses {
-		list[i] = Claim{Segment: segment, Addr: addrs[i], Rev: w.Header.Revision}
-		if kvs := r.GetResponseRange().Kvs; len(kvs) > 0 {
-			if list[i], err = c.parseClaim(kvs[0], false); err != nil {
-				return nil, err
-			}
+		if list[i], err = c.claimAt(segment, addrs[i], w.Header.Revision, r); err != nil {
+			return nil, err
 		}
 	}
 	return list, nil

@@ -62,6 +62,22 @@ func (b *bench) keeps(c, peer *kerneltest.Host, addr string) {
 	}
 }
 
+// silent checks that a container which takes its filter off sends nothing to the LAN, until it
+// has it again.
+func (b *bench) silent(c, peer *kerneltest.Host, ep, addr string) {
+	b.t.Helper()
+	b.surveyed(ep)
+	c.TC("qdisc del dev eth0 clsact")
+	for _, a := range []string{addr, "192.168.0.99", "fd00::99"} {
+		if claims(c, peer, "", a) {
+			b.t.Errorf("without its filter a container sends as %s", a)
+		}
+	}
+	b.unseen.add(c.Path())
+	b.inForce(c)
+	b.keeps(c, peer, addr)
+}
+
 // What is said of antispoof holds after all that can become of a container and its parent.
 func TestAntiSpoof(t *testing.T) {
 	b, peer := healBench(t)
@@ -85,16 +101,7 @@ func TestAntiSpoof(t *testing.T) {
 	b.host.IP("link set own0 up")
 	within(t, 5*time.Second, "a link of the host's own reaches the LAN", func() bool { return pings(peer, "192.168.0.10") })
 
-	b.surveyed("ep1")
-	c.TC("qdisc del dev eth0 clsact")
-	for _, a := range []string{"192.168.0.2", "192.168.0.99", "fd00::99"} {
-		if claims(c, peer, "", a) {
-			t.Errorf("without its filter a container sends as %s", a)
-		}
-	}
-	b.unseen.add(c.Path())
-	b.inForce(c)
-	b.keeps(c, peer, "192.168.0.2")
+	b.silent(c, peer, "ep1", "192.168.0.2")
 
 	b.host.IP("link del eth1")
 	b.wire(peer)
@@ -139,16 +146,7 @@ func TestAntiSpoofOnAVLAN(t *testing.T) {
 	c := b.onLAN("net1", "ep1", 2)
 	b.inForce(c)
 	b.keeps(c, peer, "192.168.0.2")
-	b.surveyed("ep1")
-	c.TC("qdisc del dev eth0 clsact")
-	for _, a := range []string{"192.168.0.2", "192.168.0.99", "fd00::99"} {
-		if claims(c, peer, "", a) {
-			t.Errorf("without its filter a container sends as %s", a)
-		}
-	}
-	b.unseen.add(c.Path())
-	b.inForce(c)
-	b.keeps(c, peer, "192.168.0.2")
+	b.silent(c, peer, "ep1", "192.168.0.2")
 	b.host.IP("link del eth1.100") // lanyard's own, which is made again at once
 	within(t, 5*time.Second, "the container has its link again", func() bool { return pings(peer, "192.168.0.2") })
 	b.keeps(c, peer, "192.168.0.2")

@@ -13,6 +13,15 @@ import (
 // thousand changes.
 const watchBuffer = 4 << 20
 
+// handle is the namespace as netlink wants it, nil for the process's own.
+func (l *Links) handle() *vnetns.NsHandle {
+	if l.ns == nil {
+		return nil
+	}
+	ns := vnetns.NsHandle(l.ns.Fd())
+	return &ns
+}
+
 // Watch calls changed with the index of each link that changes, comes or goes (RTNLGRP_LINK),
 // and with its parent's where it is a child, children of ours left out, until ctx ends; it returns nil then. An error means that
 // changes may have been missed, and that the caller should look and watch again. It calls
@@ -27,10 +36,7 @@ func (l *Links) Watch(ctx context.Context, changed func(index int)) error {
 		ReceiveBufferSize:      watchBuffer,
 		ReceiveBufferForceSize: true,
 	}
-	if l.ns != nil {
-		ns := vnetns.NsHandle(l.ns.Fd())
-		o.Namespace = &ns
-	}
+	o.Namespace = l.handle()
 	if err := netlink.LinkSubscribeWithOptions(updates, ctx.Done(), o); err != nil {
 		return fmt.Errorf("watch links: %w", err)
 	}
@@ -65,10 +71,7 @@ func (l *Links) WatchAddrs(ctx context.Context, changed func()) error {
 		ReceiveBufferSize:      watchBuffer,
 		ReceiveBufferForceSize: true,
 	}
-	if l.ns != nil {
-		ns := vnetns.NsHandle(l.ns.Fd())
-		o.Namespace = &ns
-	}
+	o.Namespace = l.handle()
 	if err := netlink.AddrSubscribeWithOptions(updates, ctx.Done(), o); err != nil {
 		return fmt.Errorf("watch addresses: %w", err)
 	}
