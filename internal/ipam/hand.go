@@ -3,6 +3,7 @@ package ipam
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"slices"
@@ -155,11 +156,13 @@ func (m *Manager) grant(ctx context.Context, p *place, w want) (*grant, error) {
 				m.waitForStore(p)
 				return nil, err
 			}
+			m.mu.Lock()
 			if !won {
 				lost++
+				p.view.Begin(rand.Uint64()) // away from where the other one picks
+				m.mu.Unlock()
 				continue
 			}
-			m.mu.Lock()
 		}
 		wire := g.space.wire
 		if probed || wire == nil || wire.acd == nil || p.rec.Policy.NoACD {

@@ -14,9 +14,9 @@ package ipam
 import (
 	"context"
 	"fmt"
-	"hash/fnv"
 	"log/slog"
 	"maps"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"strings"
@@ -255,17 +255,10 @@ func (m *Manager) settle(p *place, key string) {
 	if p.rec.Parent != "" {
 		m.share(p.space)
 	}
-	p.view = m.viewOf(p)
-}
-
-// viewOf is what a pool picks from. Hosts that share it begin at different ends.
-func (m *Manager) viewOf(p *place) *pool.View {
-	if m.cluster == nil {
-		return p.space.set.View(p.run)
+	p.view = p.space.set.View(p.run)
+	if m.cluster != nil {
+		p.view.Begin(rand.Uint64())
 	}
-	h := fnv.New64a()
-	h.Write([]byte(m.cluster.Self()))
-	return p.space.set.ViewFrom(p.run, h.Sum64())
 }
 
 // unsettle takes a pool out of its space, and its stock back. The caller holds mu.

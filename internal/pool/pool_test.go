@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"net/netip"
@@ -363,5 +364,35 @@ func fill(s *Set, first netip.Addr, n int) {
 	for a := first; n > 0; n-- {
 		s.Take(a)
 		a = a.Next()
+	}
+}
+
+// Wherever a view begins it comes round, and a first address that looks like a network's is last.
+func TestBegin(t *testing.T) {
+	for _, c := range []struct {
+		first, last string
+		at          uint64
+		want        string
+	}{
+		{"10.0.0.0", "10.0.0.7", 13, "5 6 7 1 2 3 4 0"},
+		{"10.0.0.0", "10.0.0.7", 0, "1 2 3 4 5 6 7 0"},
+		{"10.0.0.4", "10.0.0.7", 2, "6 7 4 5"},
+		{"10.0.0.4", "10.0.0.4", 99, "4"},
+	} {
+		v := NewSet().View(Range{netip.MustParseAddr(c.first), netip.MustParseAddr(c.last)})
+		v.Begin(c.at)
+		var got []string
+		for a, ok := v.Pick(time.Time{}, nil); ok; a, ok = v.Pick(time.Time{}, nil) {
+			got = append(got, fmt.Sprint(a.As4()[3]))
+		}
+		if text := strings.Join(got, " "); text != c.want {
+			t.Errorf("%s to %s from %d: %s, want %s", c.first, c.last, c.at, text, c.want)
+		}
+	}
+	// IPv6, where a size does not fit.
+	v := NewSet().View(Range{netip.MustParseAddr("fd00::1"), netip.MustParseAddr("fd00::ffff:ffff:ffff:ffff")})
+	v.Begin(1<<63 + 4)
+	if a, ok := v.Pick(time.Time{}, nil); !ok || a != netip.MustParseAddr("fd00::8000:0:0:5") {
+		t.Errorf("IPv6: %s, %v", a, ok)
 	}
 }

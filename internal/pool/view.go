@@ -21,18 +21,10 @@ type View struct {
 }
 
 // View is a view of r. Close it when the pool goes.
-func (s *Set) View(r Range) *View { return s.ViewFrom(r, 0) }
-
-// ViewFrom is a view of r that picks new addresses from the at-th on, modulo the size of r, and
-// from the beginning after the last: hosts that share a range and begin at different places
-// seldom pick the same address.
-func (s *Set) ViewFrom(r Range, at uint64) *View {
+func (s *Set) View(r Range) *View {
 	f := s.family(r.First)
 	v := &View{family: f, span: r.span()}
 	v.start = v.span.first
-	if n := v.span.size(); n > 0 {
-		v.start = v.start.plus(at % n)
-	}
 	v.zero = f.is4 && v.span.size() > 2 && byte(v.span.first.lo) == 0
 	for n := range f.idle.all(v.span) {
 		r := f.rests[n]
@@ -43,6 +35,14 @@ func (s *Set) ViewFrom(r Range, at uint64) *View {
 	heap.Init(&v.loose)
 	f.views = append(f.views, v)
 	return v
+}
+
+// Begin has v pick new addresses from its at-th on, modulo its size, and from its first after the last: hosts
+// that share a range and begin at different places seldom pick the same address.
+func (v *View) Begin(at uint64) {
+	if n := v.span.size(); n > 0 {
+		v.start = v.span.first.plus(at % n)
+	}
 }
 
 // Close ends v: Pick finds nothing from then on. It may be called twice.
