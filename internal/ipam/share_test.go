@@ -92,6 +92,14 @@ func (b *bench) await(what string, so func() bool) {
 // pool is the ID of the only pool.
 func (b *bench) pool() string { return b.Pools()[0].ID }
 
+// keyOfPool is the ID of the only pool. The caller holds mu.
+func (b *bench) keyOfPool() string {
+	for id := range b.pools {
+		return id
+	}
+	return ""
+}
+
 // claims are all claims of VLAN 100, as etcd has them.
 func (b *bench) claims() map[string]cluster.Claim {
 	b.t.Helper()
@@ -479,6 +487,46 @@ func TestSharedLater(t *testing.T) {
 		_, err := hosts[0].ask(hosts[0].pool(), "10.9.0.200", "else")
 		return err != nil && strings.Contains(err.Error(), "reserved for container printer")
 	})
+}
+
+// Another host takes an address between its choice here and the claim: it is that host's, and
+// known to be.
+func TestSharedMeanwhile(t *testing.T) {
+	e := kerneltest.NewEtcd(t, 1)
+	b := hostsThatShare(t, "10.9.0.0/24", noACD, e.Endpoints)[0]
+	addr := netip.MustParseAddr("10.9.0.50")
+	b.mu.Lock()
+	p := b.pools[b.keyOfPool()]
+	g, _, err := b.choose(p, want{addr: addr}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sp := g.space
+	sp.asking[addr] = true
+	b.mu.Unlock()
+	theirs := cluster.Claim{Segment: sp.segment, Addr: addr, State: cluster.Taken, Host: "id-other", Since: time.Now()}
+	if done, err := b.cluster.Change(ctx, []cluster.Change{{Claim: theirs}}); err != nil || !done[0].Won {
+		t.Fatal(done, err)
+	}
+	b.await("it is heard of", func() bool {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		_, ok := b.foreign(sp, addr)
+		return ok
+	})
+	if won, err := b.secure(ctx, g); won || err != nil {
+		t.Errorf("another host's address is taken: %v, %v", won, err)
+	}
+	if c := b.claims()[addr.String()]; c.Host != "id-other" {
+		t.Errorf("the claim is %+v", c)
+	}
+	_, err = b.ask(b.pool(), addr.String(), "")
+	wantErr(t, err, "held by a container on host")
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if _, handed := sp.handed[addr]; handed || !sp.set.Taken(addr) {
+		t.Errorf("handed out: %v, taken: %v", handed, sp.set.Taken(addr))
+	}
 }
 
 // A reservation is one on all hosts.
