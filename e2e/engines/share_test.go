@@ -26,7 +26,7 @@ for i in $(seq 100); do busybox wget -q -O - $url/health 2>/dev/null | grep -q t
 		u.fails("lanyard store migrate --to "+store, "the daemon runs")
 
 		u.mustDo(u.StopLanyard())
-		u.says("lanyard store migrate --host-name one --to "+store, "2 addresses of containers, 1 that rest, 1 reserved", "--store "+store)
+		u.says("lanyard store migrate --host-name one --to "+store, "2 addresses of containers, ", " that rest, 1 reserved", "--store "+store)
 		u.fails("lanyard daemon", "was started without --store")
 		u.mustDo(u.StartLanyard(ctx, "--store", store, "--host-name", "one"))
 		u.eventually("etcd is reached", u.wants("lanyard host ls", "one *", "alive", "2"))
