@@ -108,13 +108,8 @@ func migrate(ctx context.Context, c daemonConfig, out bool) (m ipam.Migrated, er
 		if why == nil {
 			break
 		}
-		select {
-		case err := <-ran:
-			ran <- nil
-			return m, err
-		case <-ctx.Done():
+		if ctx.Err() != nil {
 			return m, ctx.Err()
-		default:
 		}
 		if time.Now().After(deadline) {
 			return m, fmt.Errorf("etcd at %s cannot be used (%s)", shared.Where(), strings.TrimSpace(why.Error()))

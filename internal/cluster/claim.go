@@ -44,8 +44,6 @@ type Claim struct {
 	// it is known.
 	Owner string `json:"owner,omitempty"`
 	Name  string `json:"name,omitempty"`
-	// Endpoint is the ID of Docker's, where it is known.
-	Endpoint string `json:"endpoint,omitempty"`
 	// Source is why it is this address.
 	Source string `json:"source,omitempty"`
 	// Since is when the state began, by the clock of who wrote it.
@@ -69,10 +67,10 @@ func (c *Claim) Was() int64 {
 }
 
 func (c *Cluster) claimKey(segment string, addr netip.Addr) string {
-	return c.key("claims", url.PathEscape(segment), addr.String())
+	return c.segmentKey(segment) + addr.String()
 }
 
-// parseClaim reads a claim; value nil: it is gone.
+// parseClaim reads a claim. Of one that is gone there is only the key.
 func (c *Cluster) parseClaim(kv *mvccpb.KeyValue, gone bool) (Claim, error) {
 	cl := Claim{Rev: kv.ModRevision}
 	rest := strings.TrimPrefix(string(kv.Key), c.key("claims")+"/")
@@ -161,19 +159,19 @@ func (c *Cluster) claimAt(segment string, addr netip.Addr, rev int64, got *etcds
 	return Claim{Segment: segment, Addr: addr, Rev: rev}, nil
 }
 
-// Look reads claims as they stand.
-func (c *Cluster) Look(ctx context.Context, segment string, addrs []netip.Addr) ([]Claim, error) {
-	ops := make([]clientv3.Op, len(addrs))
-	for i, a := range addrs {
-		ops[i] = clientv3.OpGet(c.claimKey(segment, a))
+// Look reads the claims that changes are of, up to MaxChanges, as they stand.
+func (c *Cluster) Look(ctx context.Context, of []Change) ([]Claim, error) {
+	ops := make([]clientv3.Op, len(of))
+	for i, ch := range of {
+		ops[i] = clientv3.OpGet(c.claimKey(ch.Segment, ch.Addr))
 	}
 	w, err := c.txn(ctx, ops)
 	if err != nil {
 		return nil, err
 	}
-	list := make([]Claim, len(addrs))
+	list := make([]Claim, len(of))
 	for i, r := range w.Responses {
-		if list[i], err = c.claimAt(segment, addrs[i], w.Header.Revision, r); err != nil {
+		if list[i], err = c.claimAt(of[i].Segment, of[i].Addr, w.Header.Revision, r); err != nil {
 			return nil, err
 		}
 	}
@@ -223,20 +221,29 @@ func (c *Cluster) eachClaim(ctx context.Context, each func(Claim)) error {
 	return err
 }
 
+// Claims reads all claims of a segment, as they stood at a revision.
+func (c *Cluster) Claims(ctx context.Context, segment string) (list []Claim, rev int64, err error) {
+	rev, err = c.read(ctx, c.segmentKey(segment), func(cl Claim) { list = append(list, cl) })
+	return list, rev, err
+}
+
+// segmentKey begins the keys of a segment's claims.
+func (c *Cluster) segmentKey(segment string) string {
+	return c.key("claims", url.PathEscape(segment)) + "/"
+}
+
 // Follow calls all with every claim of a segment as it stands and the revision, and then
 // changed with those that change, in order, until ctx ends or etcd cannot be asked, which it
 // returns. A claim that is gone has no state.
 func (c *Cluster) Follow(ctx context.Context, segment string, all func(list []Claim, rev int64), changed func([]Claim)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	prefix := c.key("claims", url.PathEscape(segment)) + "/"
-	var list []Claim
-	rev, err := c.read(ctx, prefix, func(cl Claim) { list = append(list, cl) })
+	list, rev, err := c.Claims(ctx, segment)
 	if err != nil {
 		return err
 	}
 	all(list, rev)
-	for w := range c.client.Watch(clientv3.WithRequireLeader(ctx), prefix, clientv3.WithPrefix(), clientv3.WithRev(rev+1)) {
+	for w := range c.client.Watch(clientv3.WithRequireLeader(ctx), c.segmentKey(segment), clientv3.WithPrefix(), clientv3.WithRev(rev+1)) {
 		if err := w.Err(); err != nil {
 			c.lose(err)
 			return err

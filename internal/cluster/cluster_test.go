@@ -124,7 +124,7 @@ func TestClaims(t *testing.T) {
 		t.Errorf("removed: %+v", d)
 	}
 	await(t, "it is gone", func() bool { mu.Lock(); defer mu.Unlock(); return seen[gone.Addr].State == "" })
-	if list, err := a.Look(ctx, gone.Segment, []netip.Addr{gone.Addr}); err != nil || list[0].State != "" || list[0].Was() != 0 {
+	if list, err := a.Look(ctx, []Change{{Claim: gone}}); err != nil || list[0].State != "" || list[0].Was() != 0 {
 		t.Errorf("looked at: %+v, %v", list, err)
 	}
 	end()
@@ -174,7 +174,7 @@ func TestHosts(t *testing.T) {
 		t.Fatalf("forgotten: %+v, %v", h, err)
 	}
 	await(t, "b is on the list no more", func() bool { return len(a.Hosts(ctx).Hosts) == 1 })
-	list, err := a.Look(ctx, "802.1Q:100", []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.3")})
+	list, err := a.Look(ctx, []Change{{Claim: claim(a, "10.0.0.1", Taken)}, {Claim: claim(a, "10.0.0.3", Taken)}})
 	if err != nil || list[0].State != Idle || list[0].Owner != "name web" || list[1].State != Taken {
 		t.Errorf("after it: %+v, %v", list, err)
 	}

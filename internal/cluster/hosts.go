@@ -271,7 +271,7 @@ func (c *Cluster) Forget(ctx context.Context, name string, force bool) (h Host, 
 	err = c.eachClaim(ctx, func(cl Claim) {
 		if cl.Host == h.ID && cl.State == Taken {
 			was := cl.Rev
-			cl.State, cl.Since, cl.Endpoint = Idle, time.Now().UTC(), ""
+			cl.State, cl.Since = Idle, time.Now().UTC()
 			its = append(its, Change{Claim: cl, Was: was})
 		}
 	})

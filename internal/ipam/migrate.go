@@ -3,7 +3,6 @@ package ipam
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -65,9 +64,7 @@ func ToCluster(ctx context.Context, db *store.DB, s store.State, c *cluster.Clus
 		default:
 			return m, fmt.Errorf("address %s on record is %q: a newer lanyard wrote it", a.Addr, a.State)
 		}
-		if r != nil {
-			cl.Reserved = &cluster.Reservation{Name: r.Name, Note: r.Note}
-		}
+		cl.Reserved = reservation(r)
 		list = append(list, cluster.Change{Claim: cl})
 	}
 	for _, n := range s.Networks {
@@ -79,16 +76,16 @@ func ToCluster(ctx context.Context, db *store.DB, s store.State, c *cluster.Clus
 	}
 	// First a look, so that nothing is changed where it cannot be done.
 	for part := range slices.Chunk(list, cluster.MaxChanges) {
-		for i := range part {
-			now, err := c.Look(ctx, part[i].Segment, []netip.Addr{part[i].Addr})
-			if err != nil {
-				return m, err
+		looked, err := c.Look(ctx, part)
+		if err != nil {
+			return m, err
+		}
+		for i, now := range looked {
+			if now.State == cluster.Taken && now.Host != c.Self() && part[i].State == cluster.Taken {
+				m.Others = append(m.Others, fmt.Sprintf("%s on VLAN %s is %s's", part[i].Addr, part[i].Segment, c.HostName(now.Host)))
 			}
-			if now[0].State == cluster.Taken && now[0].Host != c.Self() && part[i].State == cluster.Taken {
-				m.Others = append(m.Others, fmt.Sprintf("%s on VLAN %s is %s's", part[i].Addr, part[i].Segment, c.HostName(now[0].Host)))
-			}
-			part[i].Was = now[0].Was()
-			if part[i].State != cluster.Taken && now[0].State != "" {
+			part[i].Was = now.Was()
+			if part[i].State != cluster.Taken && now.State != "" {
 				part[i].Was = -1 // what is there says more
 			}
 		}
@@ -129,37 +126,30 @@ func FromCluster(ctx context.Context, db *store.DB, s store.State, c *cluster.Cl
 	}
 	ops := []store.Op{store.DeleteCluster()}
 	for key, segment := range segments(s) {
-		follow, stop := context.WithCancel(ctx)
-		err := c.Follow(follow, segment, func(list []cluster.Claim, _ int64) {
-			defer stop()
-			for _, cl := range list {
-				rec := &store.Address{Space: key, Addr: cl.Addr, Owner: cl.Owner, Name: cl.Name, Source: cl.Source, Since: cl.Since}
-				mine := have[key+" "+cl.Addr.String()]
-				switch {
-				case mine != nil && mine.State == store.Taken:
-					m.Taken++
-					continue
-				case cl.State == cluster.Idle && cl.Host == c.Self():
-					rec.State = store.Idle
-					m.Idle++
-				case cl.State == cluster.Reserved && cl.Reserved != nil:
-					rec.State, rec.Name, rec.Note, rec.Owner = store.Reserved, cl.Reserved.Name, cl.Reserved.Note, ""
-					m.Reserved++
-				default:
-					continue
-				}
-				if rec.Since.IsZero() {
-					rec.Since = time.Now().UTC()
-				}
-				ops = append(ops, store.PutAddress(rec))
-			}
-		}, func([]cluster.Claim) {})
-		stop()
-		if err != nil && follow.Err() == nil {
+		list, _, err := c.Claims(ctx, segment)
+		if err != nil {
 			return m, err
 		}
-		if err := ctx.Err(); err != nil {
-			return m, err
+		for _, cl := range list {
+			rec := &store.Address{Space: key, Addr: cl.Addr, Owner: cl.Owner, Name: cl.Name, Source: cl.Source, Since: cl.Since}
+			mine := have[key+" "+cl.Addr.String()]
+			switch {
+			case mine != nil && mine.State == store.Taken:
+				m.Taken++
+				continue
+			case cl.State == cluster.Idle && cl.Host == c.Self():
+				rec.State = store.Idle
+				m.Idle++
+			case cl.State == cluster.Reserved && cl.Reserved != nil:
+				rec.State, rec.Name, rec.Note, rec.Owner = store.Reserved, cl.Reserved.Name, cl.Reserved.Note, ""
+				m.Reserved++
+			default:
+				continue
+			}
+			if rec.Since.IsZero() {
+				rec.Since = time.Now().UTC()
+			}
+			ops = append(ops, store.PutAddress(rec))
 		}
 	}
 	return m, db.Write(ops...)

@@ -319,10 +319,7 @@ func (m *Manager) Bind(n *lan.Network, key string) (ops []store.Op, undo func(),
 			m.drop(mv.old)
 		}
 	}
-	m.space(key).nets[n.ID] = n
-	if !n.Isolated() {
-		m.share(m.space(key))
-	}
+	m.enter(n, key)
 	m.announceMove()
 	m.ring()
 	return ops, undo, nil
@@ -332,10 +329,7 @@ func (m *Manager) Bind(n *lan.Network, key string) (ops []store.Op, undo func(),
 func (m *Manager) Known(n *lan.Network, key string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.space(key).nets[n.ID] = n
-	if !n.Isolated() {
-		m.share(m.space(key))
-	}
+	m.enter(n, key)
 }
 
 // ownPool makes the pool of a subnet that is an option; nil if it is there. The caller
@@ -434,7 +428,7 @@ func (m *Manager) Unbind(networkID string) []store.Op {
 	for _, sp := range m.spaces {
 		n := sp.nets[networkID]
 		delete(sp.nets, networkID)
-		if n != nil && m.cluster != nil {
+		if n != nil {
 			for _, addr := range n.HostAddrs {
 				m.owe(sp, addr)
 			}

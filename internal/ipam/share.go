@@ -63,6 +63,15 @@ func Segment(key string) string {
 	return "untagged"
 }
 
+// enter notes that a network is on a wire. The caller holds mu.
+func (m *Manager) enter(n *lan.Network, key string) {
+	sp := m.space(key)
+	sp.nets[n.ID] = n
+	if !n.Isolated() {
+		m.share(sp)
+	}
+}
+
 // share makes a space one that is shared, if there is a cluster. The caller holds mu.
 func (m *Manager) share(sp *space) {
 	if m.cluster == nil || sp.private() || sp.segment != "" {
@@ -200,6 +209,14 @@ func (m *Manager) claimOf(sp *space, rec *store.Address, was cluster.Claim) clus
 	}
 }
 
+// reservation is a reservation on record as a claim has it; nil for none.
+func reservation(r *store.Address) *cluster.Reservation {
+	if r == nil {
+		return nil
+	}
+	return &cluster.Reservation{Name: r.Name, Note: r.Note}
+}
+
 // heed takes in what the store says of an address. watched says that it comes by the watch, in
 // order. The caller holds mu.
 func (m *Manager) heed(sp *space, c cluster.Claim, watched bool) {
@@ -278,7 +295,7 @@ func (m *Manager) owedClaims() (sp *space, list []cluster.Change) {
 			}
 			was := sp.claims[addr]
 			now := was
-			now.State, now.Since, now.Endpoint = "", time.Now().UTC(), ""
+			now.State, now.Since = "", time.Now().UTC()
 			if i, ok := sp.set.IdleAt(addr); ok {
 				now.State, now.Since, now.Owner = cluster.Idle, i.Since, i.Owner
 			}
@@ -319,11 +336,7 @@ func (m *Manager) payDebts(ctx context.Context) {
 		}
 		for err != nil && ctx.Err() == nil {
 			pause(ctx, followAgain)
-			addrs := make([]netip.Addr, len(list))
-			for i, c := range list {
-				addrs[i] = c.Addr
-			}
-			now, err = m.cluster.Look(ctx, sp.segment, addrs)
+			now, err = m.cluster.Look(ctx, list)
 		}
 		m.mu.Lock()
 		for _, c := range now {
@@ -440,7 +453,7 @@ func (m *Manager) reclaim(ctx context.Context, sp *space, addrs []netip.Addr) {
 		case !sp.held(addr) && sp.reserved[addr] != nil && was.State == "":
 			r := sp.reserved[addr]
 			list = append(list, cluster.Change{Was: was.Was(), Claim: cluster.Claim{
-				Segment: sp.segment, Addr: addr, State: cluster.Reserved, Host: m.cluster.Self(), Since: r.Since, Reserved: &cluster.Reservation{Name: r.Name, Note: r.Note},
+				Segment: sp.segment, Addr: addr, State: cluster.Reserved, Host: m.cluster.Self(), Since: r.Since, Reserved: reservation(r),
 			}})
 			continue
 		default: // Docker's own IPAM driver gave it
@@ -448,7 +461,7 @@ func (m *Manager) reclaim(ctx context.Context, sp *space, addrs []netip.Addr) {
 		}
 		c := m.claimOf(sp, rec, was)
 		if r := sp.reserved[addr]; r != nil {
-			c.Reserved = &cluster.Reservation{Name: r.Name, Note: r.Note}
+			c.Reserved = reservation(r)
 		}
 		list = append(list, cluster.Change{Claim: c, Was: was.Was()})
 	}
@@ -480,10 +493,7 @@ func (m *Manager) reserveShared(sp *space, addr netip.Addr, r *store.Address) er
 	case r != nil:
 		now.State, now.Host, now.Since = cluster.Reserved, m.cluster.Self(), r.Since
 	}
-	now.Reserved = nil
-	if r != nil {
-		now.Reserved = &cluster.Reservation{Name: r.Name, Note: r.Note}
-	}
+	now.Reserved = reservation(r)
 	done, err := m.cluster.Change(ctx, []cluster.Change{{Claim: now, Was: was.Was()}})
 	if err != nil {
 		return err

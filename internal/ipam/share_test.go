@@ -104,16 +104,12 @@ func (b *bench) keyOfPool() string {
 func (b *bench) claims() map[string]cluster.Claim {
 	b.t.Helper()
 	all := map[string]cluster.Claim{}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	err := b.cluster.Follow(ctx, "802.1Q:100", func(list []cluster.Claim, _ int64) {
-		for _, c := range list {
-			all[c.Addr.String()] = c
-		}
-		cancel()
-	}, func([]cluster.Claim) {})
-	if !errors.Is(err, context.Canceled) {
+	list, _, err := b.cluster.Claims(ctx, "802.1Q:100")
+	if err != nil {
 		b.t.Fatal(err)
+	}
+	for _, c := range list {
+		all[c.Addr.String()] = c
 	}
 	return all
 }
