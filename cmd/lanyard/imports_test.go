@@ -20,6 +20,7 @@ var arrows = map[string]struct {
 	why        string
 }{
 	"lan":       {never: []string{"os", "net/http", "log/slog", "golang.org/x/sys/unix"}, why: "it parses and checks; whoever calls it does the I/O and the logging"},
+	"plan":      {may: []string{"lan"}, never: []string{"os", "net", "net/http", "log/slog", "golang.org/x/sys/unix"}, why: "it says what is to be; whoever makes it so does the I/O"},
 	"pool":      {never: []string{"os", "net", "net/http", "log/slog", "sync", "golang.org/x/sys/unix"}, why: "it is arithmetic: whoever calls it locks, looks at the clock and does the I/O"},
 	"netns":     {why: "it knows namespaces, not networks"},
 	"serve":     {why: "it knows sockets, not what is served on them"},
@@ -29,11 +30,11 @@ var arrows = map[string]struct {
 	"dhcp":      {may: []string{"lan", "netns", "packet"}, never: []string{"log/slog"}, why: "it asks servers and says what they answer; whoever asks decides"},
 	"acd":       {may: []string{"lan", "netns", "packet"}, never: []string{"log/slog"}, why: "it says what it hears; whoever asks decides"},
 	"antispoof": {never: []string{"log/slog", "github.com/vishvananda/netlink"}, why: "it makes programs; whoever has links puts them there"},
-	"cluster":   {may: []string{"lan"}, why: "it is where hosts agree; whoever has an address decides"},
+	"cluster":   {may: []string{"lan", "plan"}, why: "it is where hosts agree; whoever has an address decides"},
 	"ipam":      {may: []string{"acd", "cluster", "dhcp", "lan", "link", "netns", "packet", "pool", "store"}, never: []string{"net/http", "encoding/json"}, why: "it is below the engine, and serves any door"},
 	"engine":    {may: []string{"acd", "antispoof", "ipam", "lan", "link", "netns", "store"}, never: []string{"net/http", "encoding/json"}, why: "the verbs serve any door"},
 	"docker":    {may: []string{"engine", "lan"}, why: "a door calls verbs, and reaches around them for nothing"},
-	"control":   {may: []string{"cluster", "engine", "ipam", "lan"}, why: "a door calls verbs, and reaches around them for nothing"},
+	"control":   {may: []string{"cluster", "engine", "ipam", "lan", "plan"}, why: "a door calls verbs, and reaches around them for nothing"},
 	"kerneltest": {
 		may: []string{"netns"}, why: "every package's tests use it",
 	},

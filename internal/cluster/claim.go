@@ -178,11 +178,11 @@ func (c *Cluster) Look(ctx context.Context, of []Change) ([]Claim, error) {
 	return list, nil
 }
 
-// page is how many claims are read at a time.
+// page is how many keys are read at a time.
 const page = 5000
 
-// read calls each for all claims under a key, as they stood at one revision, which it returns.
-func (c *Cluster) read(ctx context.Context, prefix string, each func(Claim)) (rev int64, err error) {
+// read calls each for all keys that begin so, in order, as they stood at one revision, which it returns.
+func (c *Cluster) read(ctx context.Context, prefix string, each func(*mvccpb.KeyValue)) (rev int64, err error) {
 	from, end := prefix, clientv3.GetPrefixRangeEnd(prefix)
 	for {
 		var w *clientv3.GetResponse
@@ -201,12 +201,7 @@ func (c *Cluster) read(ctx context.Context, prefix string, each func(Claim)) (re
 			rev = w.Header.Revision
 		}
 		for _, kv := range w.Kvs {
-			cl, err := c.parseClaim(kv, false)
-			if err != nil {
-				c.log.Error("claim cannot be read", "err", err)
-				continue
-			}
-			each(cl)
+			each(kv)
 		}
 		if !w.More || len(w.Kvs) == 0 {
 			return rev, nil
@@ -215,15 +210,27 @@ func (c *Cluster) read(ctx context.Context, prefix string, each func(Claim)) (re
 	}
 }
 
+// readClaims is read of claims.
+func (c *Cluster) readClaims(ctx context.Context, prefix string, each func(Claim)) (rev int64, err error) {
+	return c.read(ctx, prefix, func(kv *mvccpb.KeyValue) {
+		cl, err := c.parseClaim(kv, false)
+		if err != nil {
+			c.log.Error("claim cannot be read", "err", err)
+			return
+		}
+		each(cl)
+	})
+}
+
 // eachClaim calls each for all claims there are.
 func (c *Cluster) eachClaim(ctx context.Context, each func(Claim)) error {
-	_, err := c.read(ctx, c.key("claims")+"/", each)
+	_, err := c.readClaims(ctx, c.key("claims")+"/", each)
 	return err
 }
 
 // Claims reads all claims of a segment, as they stood at a revision.
 func (c *Cluster) Claims(ctx context.Context, segment string) (list []Claim, rev int64, err error) {
-	rev, err = c.read(ctx, c.segmentKey(segment), func(cl Claim) { list = append(list, cl) })
+	rev, err = c.readClaims(ctx, c.segmentKey(segment), func(cl Claim) { list = append(list, cl) })
 	return list, rev, err
 }
 
@@ -243,13 +250,9 @@ func (c *Cluster) Follow(ctx context.Context, segment string, all func(list []Cl
 		return err
 	}
 	all(list, rev)
-	for w := range c.client.Watch(clientv3.WithRequireLeader(ctx), c.segmentKey(segment), clientv3.WithPrefix(), clientv3.WithRev(rev+1)) {
-		if err := w.Err(); err != nil {
-			c.lose(err)
-			return err
-		}
-		batch := make([]Claim, 0, len(w.Events))
-		for _, e := range w.Events {
+	return c.watch(ctx, c.segmentKey(segment), rev, func(events []*clientv3.Event) {
+		batch := make([]Claim, 0, len(events))
+		for _, e := range events {
 			cl, err := c.parseClaim(e.Kv, e.Type == clientv3.EventTypeDelete)
 			if err != nil {
 				c.log.Error("claim cannot be read", "err", err)
@@ -260,9 +263,21 @@ func (c *Cluster) Follow(ctx context.Context, segment string, all func(list []Cl
 		if len(batch) > 0 {
 			changed(batch)
 		}
+	})
+}
+
+// watch calls changed with what changes after a revision of the keys that begin so, in order, until ctx ends or etcd cannot
+// be asked, which it returns.
+func (c *Cluster) watch(ctx context.Context, prefix string, after int64, changed func([]*clientv3.Event)) error {
+	for w := range c.client.Watch(clientv3.WithRequireLeader(ctx), prefix, clientv3.WithPrefix(), clientv3.WithRev(after+1)) {
+		if err := w.Err(); err != nil {
+			c.lose(err)
+			return err
+		}
+		changed(w.Events)
 	}
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	return fmt.Errorf("the watch of claims has ended")
+	return fmt.Errorf("the watch of %s has ended", prefix)
 }

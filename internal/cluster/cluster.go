@@ -7,13 +7,14 @@
 // Claims have no time to live: those of a host that is gone stay until somebody says that it is
 // gone for good (Forget), because its containers may still be running.
 //
-// Keys, below the prefix: format, salt, hosts/ID, alive/ID (with a time to live), and
-// claims/SEGMENT/ADDRESS.
+// Keys, below the prefix: format, salt, hosts/ID, alive/ID (with a time to live), claims/SEGMENT/ADDRESS, networks/NAME
+// (definitions of networks that all hosts are to have), and seen/KIND/ID/... (what a host shows the others, for operators).
 package cluster
 
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -60,12 +61,22 @@ type Cluster struct {
 	client *clientv3.Client
 	// Requests counts what etcd was asked for.
 	Requests atomic.Int64
+	// life counts how often this host has registered.
+	life atomic.Int64
+	// shown are the sums of what Show has written, in the life shownIn; nil where that is not known. Show's own.
+	shown   map[string][sha256.Size]byte
+	shownIn int64
+	// redefined rings when networks has changed.
+	redefined chan struct{}
 
 	mu    sync.Mutex // guards what follows
 	down  error      // why etcd cannot be asked; nil: it can, for all that is known
 	since time.Time  // when that began
 	salt  []byte
 	hosts map[string]Host
+	// networks are the definitions as they stood at networksRev, which is 0 as long as they are not known.
+	networks    map[string]Definition
+	networksRev int64
 	// drained says that this host is to give out no new addresses.
 	drained bool
 	// member says that etcd was seen to be the cluster that this host belongs to.
@@ -83,7 +94,7 @@ func New(conf Config, salt []byte, log *slog.Logger) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{conf: conf, log: log, salt: salt, hosts: map[string]Host{}, down: errNotYet, since: time.Now()}
+	c := &Cluster{conf: conf, log: log, salt: salt, hosts: map[string]Host{}, down: errNotYet, since: time.Now(), redefined: make(chan struct{}, 1)}
 	c.with = clientv3.Config{
 		Endpoints: conf.Endpoints, DialTimeout: patience, TLS: tls, Username: conf.User, Password: password, Logger: zap.NewNop(),
 		DialKeepAliveTime: 5 * time.Second, DialKeepAliveTimeout: 3 * time.Second,
@@ -312,9 +323,11 @@ func (c *Cluster) stay(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	c.life.Add(1)
 	c.find()
-	followed := make(chan error, 1)
+	followed := make(chan error, 2)
 	go func() { followed <- c.followHosts(ctx) }()
+	go func() { followed <- c.followNetworks(ctx) }()
 	for {
 		select {
 		case _, ok := <-kept:

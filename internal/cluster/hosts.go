@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -188,10 +189,19 @@ func (c *Cluster) Hosts(ctx context.Context) Hosts {
 	for id, n := range count { // of one whose record was lost
 		list = append(list, Host{ID: id, Addresses: n})
 	}
-	slices.SortFunc(list, func(a, b Host) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID)) })
+	slices.SortFunc(list, byName)
 	all.Hosts = list
 	return all
 }
+
+// Known are the hosts by name, without how many addresses they have. It asks nobody.
+func (c *Cluster) Known() []Host {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.SortedFunc(maps.Values(c.hosts), byName)
+}
+
+func byName(a, b Host) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID)) }
 
 // host is the host with a name, an ID, or an ID that begins so.
 func (c *Cluster) host(name string) (Host, error) {
@@ -290,7 +300,11 @@ func (c *Cluster) Forget(ctx context.Context, name string, force bool) (h Host, 
 		}
 	}
 	return h, c.ask(ctx, func(ctx context.Context) error {
-		_, err := c.client.Txn(ctx).Then(clientv3.OpDelete(c.key("hosts", h.ID)), clientv3.OpDelete(c.key("alive", h.ID))).Commit()
+		ops := []clientv3.Op{clientv3.OpDelete(c.key("hosts", h.ID)), clientv3.OpDelete(c.key("alive", h.ID))}
+		for _, kind := range kinds {
+			ops = append(ops, clientv3.OpDelete(c.seenKey(kind, h.ID), clientv3.WithPrefix()))
+		}
+		_, err := c.client.Txn(ctx).Then(ops...).Commit()
 		return err
 	})
 }

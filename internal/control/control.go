@@ -19,6 +19,10 @@
 //	GET /v1/hosts, those that share addresses with this one
 //	POST /v1/hosts/{name or id}/drain?undo={true or false}, to have one give out no new addresses
 //	POST /v1/hosts/{name or id}/forget?force={true or false}, for one that is gone for good
+//	GET /v1/definitions, of networks that all hosts are to have, and what the hosts say of them
+//	POST /v1/definitions {"networks", "prune", "dry", "create"}, to define networks; answers with the steps
+//	DELETE /v1/definitions/{name}
+//	GET /v1/seen/{networks, endpoints, leases or reports}, what the other hosts show
 //	POST /v1/repair?dry_run={true or false}
 //	GET /metrics, figures in Prometheus's text format
 //
@@ -139,6 +143,7 @@ func NewHandler(src Source, log *slog.Logger) http.Handler {
 	leaseRoutes(src, handle)
 	repairRoute(src, handle)
 	hostRoutes(src, handle)
+	networkRoutes(src, handle)
 	mux.HandleFunc("GET /v1/events", serveEvents(src, log))
 	mux.Handle("GET /metrics", newMetrics(src, log))
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {

@@ -10,25 +10,27 @@ import (
 	"github.com/lanyard-net/lanyard/internal/lan"
 )
 
+// shared is a route of what only hosts have that share addresses.
+func shared(src Source, do func(*http.Request) (any, error)) func(*http.Request) (any, error) {
+	return func(r *http.Request) (any, error) {
+		if src.Cluster == nil {
+			return nil, lan.Refusef(lan.ErrNotFound, "this host shares no addresses with others; try: lanyard daemon --store etcd://HOST, on each of them")
+		}
+		return do(r)
+	}
+}
+
 // hostRoutes are the routes of the hosts that share addresses.
 func hostRoutes(src Source, handle func(string, func(*http.Request) (any, error))) {
-	shared := func(do func(*http.Request) (any, error)) func(*http.Request) (any, error) {
-		return func(r *http.Request) (any, error) {
-			if src.Cluster == nil {
-				return nil, lan.Refusef(lan.ErrNotFound, "this host shares no addresses with others; try: lanyard daemon --store etcd://HOST, on each of them")
-			}
-			return do(r)
-		}
-	}
-	handle("GET /v1/hosts", shared(func(r *http.Request) (any, error) { return src.Cluster.Hosts(r.Context()), nil }))
-	handle("POST /v1/hosts/{name}/drain", shared(func(r *http.Request) (any, error) {
+	handle("GET /v1/hosts", shared(src, func(r *http.Request) (any, error) { return src.Cluster.Hosts(r.Context()), nil }))
+	handle("POST /v1/hosts/{name}/drain", shared(src, func(r *http.Request) (any, error) {
 		undo, err := flag(r, "undo")
 		if err != nil {
 			return nil, err
 		}
 		return src.Cluster.Drain(r.Context(), r.PathValue("name"), !undo)
 	}))
-	handle("POST /v1/hosts/{name}/forget", shared(func(r *http.Request) (any, error) {
+	handle("POST /v1/hosts/{name}/forget", shared(src, func(r *http.Request) (any, error) {
 		force, err := flag(r, "force")
 		if err != nil {
 			return nil, err
