@@ -161,6 +161,8 @@ func runDaemon(ctx context.Context, c daemonConfig) (err error) {
 		return e.Stands(networkID) && addresses.Answered(ctx, networkID)
 	}
 	mender := &repairer{api: late.api, driver: driverName(c.pluginSocket), engine: e, damage: db.Damage(), late: late, log: c.log}
+	making := &maker{api: late.api, driver: mender.driver, cluster: shared, links: links, log: c.log, told: make(chan struct{}, 1)}
+	showing := &shower{api: late.api, cluster: shared, engine: e, addresses: addresses, maker: making, log: c.log}
 	// Before the sockets are there: who sees them may send a signal.
 	came := make(chan os.Signal, 1)
 	signal.Notify(came, syscall.SIGTERM, syscall.SIGINT)
@@ -189,7 +191,7 @@ func runDaemon(ctx context.Context, c daemonConfig) (err error) {
 			return shared.Run(ctx, func(salt []byte) error { return db.Write(store.PutCluster(&store.Cluster{Salt: salt})) })
 		})
 	}
-	for _, t := range []task{e, addresses, plugin, operator, late, mender, signals{c.log, came}, systemd{c.log}} {
+	for _, t := range []task{e, addresses, plugin, operator, late, mender, making, showing, signals{c.log, came}, systemd{c.log}} {
 		g.Go(func() error { return t.Run(ctx) })
 	}
 	c.log.Info("serving", "version", source.Version.Version, "plugin", pluginListener.Addr().String(),

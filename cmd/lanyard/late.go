@@ -2,9 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -41,8 +38,7 @@ const (
 // boots before the site's server, or whose interface comes late; or since lanyard was killed
 // while it was asked. Docker tries once when it starts, and not again.
 //
-// It is the one place where the daemon asks Docker anything, and it is no part of
-// serving Docker, which may be waiting for us.
+// It is no part of serving Docker, which may be waiting for us.
 type latecomers struct {
 	api    *engineAPI
 	answer func(ctx context.Context, networkID string) bool
@@ -190,17 +186,5 @@ func (l *latecomers) waiting(ctx context.Context) ([]waiter, error) {
 func (l *latecomers) start(ctx context.Context, id string) error {
 	ctx, cancel := context.WithTimeout(ctx, startPatience)
 	defer cancel()
-	w, err := l.api.send(ctx, http.MethodPost, "/containers/"+id+"/start")
-	if err != nil {
-		return err
-	}
-	defer w.Body.Close()
-	if w.StatusCode == http.StatusNoContent || w.StatusCode == http.StatusNotModified {
-		return nil
-	}
-	var said struct{ Message string }
-	if err := json.NewDecoder(io.LimitReader(w.Body, 1<<20)).Decode(&said); err != nil || said.Message == "" {
-		said.Message = w.Status
-	}
-	return fmt.Errorf("docker: %s", said.Message)
+	return l.api.change(ctx, http.MethodPost, "/containers/"+id+"/start", nil, nil)
 }

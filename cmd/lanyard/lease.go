@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lanyard-net/lanyard/internal/cluster"
 	"github.com/lanyard-net/lanyard/internal/control"
 	"github.com/lanyard-net/lanyard/internal/ipam"
 	"github.com/lanyard-net/lanyard/internal/lan"
@@ -17,6 +18,7 @@ import (
 // namedLease is a lease with the names that Docker knows: Container is filled in where
 // the daemon has none.
 type namedLease struct {
+	whereabouts
 	ipam.LeaseState
 	NetworkName string `json:"network_name,omitempty"`
 }
@@ -29,12 +31,13 @@ var leaseStates = []string{
 func newLeaseLs(g *globals) *cobra.Command {
 	var l listing
 	var all bool
-	var network, state string
+	var network, state, host string
 	cmd := &cobra.Command{
 		Use:     "ls",
 		Aliases: []string{"list"},
 		Short:   "List the leases of DHCP servers",
-		Long: "List the leases that containers have, or had, from DHCP servers. A lease is\n\n" +
+		Long: "List the leases that containers have, or had, from DHCP servers, on all hosts where hosts share\n" +
+			"addresses (what is past is this host's alone). A lease is\n\n" +
 			"bound      a running container's; renewing or rebinding while the server, or any server, is\n" +
 			"           asked for more time: it should answer long before the lease ends\n" +
 			"fallback   no server answered, so the address is one of the network's dhcp_fallback\n" +
@@ -54,15 +57,25 @@ func newLeaseLs(g *globals) *cobra.Command {
 				return &usageError{fmt.Sprintf("state %q: it is one of %s", state, words(leaseStates)), cmd}
 			}
 			ctx, client := cmd.Context(), g.client(cmd)
-			id, err := networkID(cmd, client, network)
+			on, err := networkAnywhere(cmd, client, network)
 			if err != nil {
 				return explain(err)
 			}
-			list, err := client.Leases(ctx, id)
+			own, err := client.Leases(ctx, on.id)
 			if err != nil {
 				return explain(err)
 			}
-			list = slices.DeleteFunc(list, func(l ipam.LeaseState) bool {
+			if on.id == "" && on.word != "" {
+				own = nil // it is on other hosts
+			}
+			list, shared, err := withOthers(ctx, client, cluster.SeenLeases, nameLeases(ctx, own), host, cmd.ErrOrStderr())
+			if err != nil {
+				return explain(err)
+			}
+			list = slices.DeleteFunc(list, func(l namedLease) bool {
+				if l.other && !on.is(l.Network, l.NetworkName) {
+					return true
+				}
 				if state != "" {
 					return l.State != state
 				}
@@ -75,16 +88,15 @@ func newLeaseLs(g *globals) *cobra.Command {
 				}
 				return nil
 			}
-			named := nameLeases(ctx, list)
 			if l.json {
-				return printJSON(out, named)
+				return printJSON(out, list)
 			}
-			if err := printLeases(out, named, l.whole, time.Now()); err != nil {
+			if err := printLeases(out, list, l.whole, shared, time.Now()); err != nil {
 				return err
 			}
-			for _, l := range named {
+			for _, l := range list {
 				if l.Problem != "" {
-					fmt.Fprintf(cmd.ErrOrStderr(), "lanyard: lease %s of %s: %s\n", l.ID, whose(&l), l.Problem)
+					fmt.Fprintf(cmd.ErrOrStderr(), "lanyard: lease %s of %s%s: %s\n", l.ID, whose(&l), onHost(&l.whereabouts), l.Problem)
 				}
 			}
 			return nil
@@ -95,6 +107,7 @@ func newLeaseLs(g *globals) *cobra.Command {
 	cmd.Flags().BoolVar(&l.whole, "no-trunc", false, "do not cut ids short, and show the host names that servers are told")
 	cmd.Flags().BoolVarP(&all, "all", "a", false, "those too that were given back or have ended")
 	networkFlag(g, cmd, &network)
+	hostFlag(g, cmd, &host)
 	cmd.Flags().StringVar(&state, "state", "", "only those that are "+words(leaseStates))
 	complete(cmd, "state", func(*cobra.Command) []cobra.Completion { return leaseStates })
 	return cmd
@@ -323,7 +336,7 @@ func findLeases(cmd *cobra.Command, c *control.Client, word string, wanted func(
 }
 
 // only are those of a list for which is holds.
-func only(list []namedLease, is func(*namedLease) bool) (some []namedLease) {
+func only[T any](list []T, is func(*T) bool) (some []T) {
 	for i := range list {
 		if is(&list[i]) {
 			some = append(some, list[i])
@@ -338,7 +351,7 @@ func nameLeases(ctx context.Context, all []ipam.LeaseState) []namedLease {
 	var names nameBook
 	for i, l := range all {
 		l.Container = names.container(ctx, l.Container, l.Endpoint)
-		list[i] = namedLease{l, names.network(ctx, l.Network)}
+		list[i] = namedLease{LeaseState: l, NetworkName: names.network(ctx, l.Network)}
 	}
 	return list
 }

@@ -90,7 +90,7 @@ func utc(t *testing.T) {
 func named(all []ipam.LeaseState) []namedLease {
 	list := make([]namedLease, len(all))
 	for i, l := range all {
-		list[i] = namedLease{l, "lan"}
+		list[i] = namedLease{LeaseState: l, NetworkName: "lan"}
 	}
 	return list
 }
@@ -100,7 +100,7 @@ func TestPrintLeases(t *testing.T) {
 	list := named(leasesAt(now))
 	list[6].NetworkName, list[6].ClientID = "", ""
 	var b strings.Builder
-	if err := printLeases(&b, list, false, now); err != nil {
+	if err := printLeases(&b, list, false, false, now); err != nil {
 		t.Fatal(err)
 	}
 	want := `
@@ -117,7 +117,7 @@ a7a7a7a7a7a7   fd00:1::9       bound       web            aa0728abe9c1   eth1, V
 		t.Errorf("leases (-want +got)\n%s", diff)
 	}
 	b.Reset()
-	if err := printLeases(&b, list[:1], true, now); err != nil || !regexp.MustCompile(`MAC +HOSTNAME\n.* web\n$`).MatchString(b.String()) {
+	if err := printLeases(&b, list[:1], true, false, now); err != nil || !regexp.MustCompile(`MAC +HOSTNAME\n.* web\n$`).MatchString(b.String()) {
 		t.Errorf("all of them: %v\n%s", err, b.String())
 	}
 }

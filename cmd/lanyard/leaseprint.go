@@ -32,7 +32,7 @@ func isRenewed(l *ipam.LeaseState) bool { return hasTimes(l) && l.State != ipam.
 func hasTimes(l *ipam.LeaseState) bool { return l.State != ipam.LeaseLost && l.State != ipam.LeasePast }
 
 // printLeases prints leases in columns.
-func printLeases(out io.Writer, all []namedLease, whole bool, now time.Time) error {
+func printLeases(out io.Writer, all []namedLease, whole, shared bool, now time.Time) error {
 	head := []string{"LEASE", "ADDRESS", "STATE", "CONTAINER", "NETWORK", "WIRE", "SERVER", "RENEWS", "ENDS", "MAC"}
 	if whole {
 		head = append(head, "HOSTNAME")
@@ -63,6 +63,9 @@ func printLeases(out io.Writer, all []namedLease, whole bool, now time.Time) err
 			row = append(row, or(l.Hostname))
 		}
 		rows = append(rows, row)
+	}
+	if shared {
+		rows = withHosts(rows, all)
 	}
 	return printTable(out, rows)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,8 +16,8 @@ import (
 )
 
 // Docker knows what the daemon does not: the names. Only the command line asks
-// for them, and it does without where Docker does not answer. The daemon asks Docker
-// for containers that wait for a DHCP server alone; see latecomers.
+// for them, and it does without where Docker does not answer. The daemon's tasks that ask Docker (latecomers, repairer,
+// maker, shower) are no part of serving it.
 
 const (
 	// patience is how long Docker may take to name things.
@@ -58,13 +59,16 @@ func dockerAPI(patience time.Duration) *engineAPI {
 }
 
 // send asks the engine for something; the caller closes the answer's body.
-func (a *engineAPI) send(ctx context.Context, method, path string) (*http.Response, error) {
+func (a *engineAPI) send(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
 	if a.base == "" {
 		return nil, fmt.Errorf("docker host %s: only the docker command reaches it", os.Getenv("DOCKER_HOST"))
 	}
-	r, err := http.NewRequestWithContext(ctx, method, a.base+path, nil)
+	r, err := http.NewRequestWithContext(ctx, method, a.base+path, body)
 	if err != nil {
 		return nil, err
+	}
+	if body != nil {
+		r.Header.Set("Content-Type", "application/json")
 	}
 	return a.http.Do(r)
 }
@@ -72,7 +76,7 @@ func (a *engineAPI) send(ctx context.Context, method, path string) (*http.Respon
 func (a *engineAPI) get(ctx context.Context, path string, into any) error {
 	ctx, cancel := context.WithTimeout(ctx, a.patience)
 	defer cancel()
-	w, err := a.send(ctx, http.MethodGet, path)
+	w, err := a.send(ctx, http.MethodGet, path, nil)
 	if err != nil {
 		return err
 	}
@@ -84,6 +88,39 @@ func (a *engineAPI) get(ctx context.Context, path string, into any) error {
 		return fmt.Errorf("docker answered %s", w.Status)
 	}
 	return json.NewDecoder(io.LimitReader(w.Body, 256<<20)).Decode(into)
+}
+
+// change asks the engine for a change, with a body as JSON where it is not nil, and reads the answer into into where that is
+// not nil. An error has the engine's words.
+func (a *engineAPI) change(ctx context.Context, method, path string, body, into any) error {
+	var sent io.Reader
+	if body != nil {
+		b, err := json.Marshal(body)
+		if err != nil {
+			return err
+		}
+		sent = bytes.NewReader(b)
+	}
+	w, err := a.send(ctx, method, path, sent)
+	if err != nil {
+		return err
+	}
+	defer w.Body.Close()
+	answer := io.LimitReader(w.Body, 1<<20)
+	switch {
+	case w.StatusCode == http.StatusNotFound:
+		return errGone
+	case w.StatusCode < http.StatusBadRequest: // 304 is what is so already
+		if into == nil {
+			return nil
+		}
+		return json.NewDecoder(answer).Decode(into)
+	}
+	var said struct{ Message string }
+	if err := json.NewDecoder(answer).Decode(&said); err != nil || said.Message == "" {
+		said.Message = w.Status
+	}
+	return fmt.Errorf("docker: %s", said.Message)
 }
 
 // dockerNetwork is a network as Docker lists it.
@@ -99,7 +136,14 @@ func dockerNetworks(ctx context.Context) ([]dockerNetwork, error) {
 // networkNames maps the ids of networks to their names; it is empty if the engine
 // does not answer.
 func networkNames(ctx context.Context) map[string]string {
-	list, _ := dockerNetworks(ctx)
+	return dockerAPI(patience).networkNames(ctx)
+}
+
+func (a *engineAPI) networkNames(ctx context.Context) map[string]string {
+	var list []dockerNetwork
+	if err := a.get(ctx, "/networks", &list); err != nil {
+		return nil
+	}
 	return namesOf(list)
 }
 
@@ -113,6 +157,10 @@ func namesOf(list []dockerNetwork) map[string]string {
 
 // containerNames maps the ids of endpoints to the names of their containers.
 func containerNames(ctx context.Context) map[string]string {
+	return dockerAPI(patience).containerNames(ctx)
+}
+
+func (a *engineAPI) containerNames(ctx context.Context) map[string]string {
 	var list []struct {
 		Names           []string
 		NetworkSettings struct {
@@ -120,7 +168,7 @@ func containerNames(ctx context.Context) map[string]string {
 		}
 	}
 	names := map[string]string{}
-	if err := dockerAPI(patience).get(ctx, "/containers/json", &list); err != nil {
+	if err := a.get(ctx, "/containers/json", &list); err != nil {
 		return names
 	}
 	for _, c := range list {

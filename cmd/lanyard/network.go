@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lanyard-net/lanyard/internal/cluster"
 	"github.com/lanyard-net/lanyard/internal/control"
 	"github.com/lanyard-net/lanyard/internal/engine"
 	"github.com/lanyard-net/lanyard/internal/lan"
@@ -19,6 +20,7 @@ import (
 
 // namedNetwork is a network with the name that Docker knows.
 type namedNetwork struct {
+	whereabouts
 	engine.NetworkState
 	Name string `json:"name,omitempty"`
 }
@@ -34,62 +36,89 @@ func (l *listing) addTo(cmd *cobra.Command) {
 
 func newNetworkLs(g *globals) *cobra.Command {
 	var l listing
+	var host string
 	cmd := &cobra.Command{
 		Use:     "ls",
 		Aliases: []string{"list"},
 		Short:   "List the networks",
-		Long: "List the networks that the daemon serves. The names come from Docker; they are left out\n" +
-			"(-) where Docker does not answer.",
-		Example: "  lanyard network ls\n  lanyard network ls --json | jq -r '.[].parent_link'",
+		Long: "List the networks that the daemon serves, and those of all hosts where hosts share addresses. The\n" +
+			"names come from Docker; they are left out (-) where Docker does not answer.",
+		Example: "  lanyard network ls\n  lanyard network ls --host node2\n  lanyard network ls --json | jq -r '.[].parent_link'",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			all, err := g.client(cmd).Networks(cmd.Context())
+			own, err := g.client(cmd).Networks(cmd.Context())
 			if err != nil {
 				return explain(err)
 			}
-			return l.printNetworks(cmd, all)
+			named, unnamed := dockerNetworks(cmd.Context())
+			names := namesOf(named)
+			list := make([]namedNetwork, len(own))
+			for i, n := range own {
+				list[i] = namedNetwork{NetworkState: n, Name: names[n.ID]}
+			}
+			list, shared, err := withOthers(cmd.Context(), g.client(cmd), cluster.SeenNetworks, list, host, cmd.ErrOrStderr())
+			if err != nil {
+				return explain(err)
+			}
+			if err := l.printNetworks(cmd.OutOrStdout(), list, shared); err != nil || l.json || l.quiet {
+				return err
+			}
+			for _, n := range list {
+				if n.Problem != "" {
+					fmt.Fprintf(cmd.ErrOrStderr(), "lanyard: network %s%s: %s\n", lan.Short(n.ID), onHost(&n.whereabouts), n.Problem)
+				}
+			}
+			for _, n := range own {
+				if unnamed == nil && names[n.ID] == "" {
+					fmt.Fprintf(cmd.ErrOrStderr(), "lanyard: network %s: Docker has it no more; try: lanyard network rm %s\n", lan.Short(n.ID), lan.Short(n.ID))
+				}
+			}
+			return nil
 		},
 	}
 	l.addTo(cmd)
+	hostFlag(g, cmd, &host)
 	return cmd
 }
 
-func (l *listing) printNetworks(cmd *cobra.Command, all []engine.NetworkState) error {
-	out := cmd.OutOrStdout()
+// onHost names a host in a sentence, if it is to be named.
+func onHost(w *whereabouts) string {
+	if w.Host == "" {
+		return ""
+	}
+	return " on " + w.Host
+}
+
+func (l *listing) printNetworks(out io.Writer, all []namedNetwork, shared bool) error {
 	if l.quiet {
 		for _, n := range all {
 			fmt.Fprintln(out, shorten(n.ID, l.whole))
 		}
 		return nil
 	}
-	named, unnamed := dockerNetworks(cmd.Context())
-	names := namesOf(named)
 	if l.json {
-		list := make([]namedNetwork, len(all))
-		for i, n := range all {
-			list[i] = namedNetwork{n, names[n.ID]}
-		}
-		return printJSON(out, list)
+		return printJSON(out, all)
 	}
 	rows := [][]string{{"NETWORK ID", "NAME", "KIND", "MODE", "PARENT", "VLAN", "SUBNETS", "ENDPOINTS"}}
 	for _, n := range all {
 		rows = append(rows, []string{
-			shorten(n.ID, l.whole), or(names[n.ID]), string(n.Kind), mode(&n.Network), parent(&n), or(tags(n.Tags)),
+			shorten(n.ID, l.whole), or(n.Name), string(n.Kind), mode(&n.Network), parent(&n.NetworkState), or(tags(n.Tags)),
 			or(pools(&n.Network)), strconv.Itoa(n.Endpoints),
 		})
 	}
-	if err := printTable(out, rows); err != nil {
-		return err
+	if shared {
+		rows = withHosts(rows, all)
 	}
-	for _, n := range all {
-		if n.Problem != "" {
-			fmt.Fprintf(cmd.ErrOrStderr(), "lanyard: network %s: %s\n", lan.Short(n.ID), n.Problem)
-		}
-		if unnamed == nil && names[n.ID] == "" {
-			fmt.Fprintf(cmd.ErrOrStderr(), "lanyard: network %s: Docker has it no more; try: lanyard network rm %s\n", lan.Short(n.ID), lan.Short(n.ID))
-		}
+	return printTable(out, rows)
+}
+
+// withHosts puts a column of hosts in front of a table.
+func withHosts[T any, P located[T]](rows [][]string, all []T) [][]string {
+	rows[0] = append([]string{"HOST"}, rows[0]...)
+	for i := range all {
+		rows[i+1] = append([]string{P(&all[i]).where().hostText()}, rows[i+1]...)
 	}
-	return nil
+	return rows
 }
 
 // mode is the network's mode, with the flag if that is not the usual one.
@@ -138,9 +167,10 @@ func pools(n *lan.Network) string {
 func newNetworkInspect(g *globals) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:     "inspect NETWORK",
-		Short:   "Show all about one network",
-		Long:    "Show all that the daemon knows of one network: a name, an id, or the unique beginning of an id.",
+		Use:   "inspect NETWORK",
+		Short: "Show all about one network",
+		Long: "Show all that the daemon knows of one network of this host: a name, an id, or the unique beginning\n" +
+			"of an id. Where hosts share addresses, the endpoints of all networks of that name are shown.",
 		Example: "  lanyard network inspect lan\n  lanyard network inspect --json 0728abe9c17d",
 		Args:    oneArg("network"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -152,11 +182,16 @@ func newNetworkInspect(g *globals) *cobra.Command {
 			if asJSON {
 				return printJSON(cmd.OutOrStdout(), n)
 			}
-			endpoints, err := client.Endpoints(cmd.Context(), n.ID)
+			own, err := client.Endpoints(cmd.Context(), n.ID)
 			if err != nil {
 				return explain(err)
 			}
-			return printNetwork(cmd, n, endpoints)
+			endpoints, shared, err := withOthers(cmd.Context(), client, cluster.SeenEndpoints, nameEndpoints(cmd.Context(), own), "", cmd.ErrOrStderr())
+			if err != nil {
+				return explain(err)
+			}
+			endpoints = slices.DeleteFunc(endpoints, func(e namedEndpoint) bool { return e.NetworkID != n.ID && (n.Name == "" || e.NetworkName != n.Name) })
+			return printNetwork(cmd.OutOrStdout(), n, endpoints, shared)
 		},
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
 			if len(args) > 0 {
@@ -227,7 +262,7 @@ func findNetwork(ctx context.Context, c *control.Client, word string) (*namedNet
 	} {
 		for i := range all {
 			if want(&all[i]) {
-				return &namedNetwork{all[i], names[all[i].ID]}, nil
+				return &namedNetwork{NetworkState: all[i], Name: names[all[i].ID]}, nil
 			}
 		}
 	}
@@ -240,11 +275,10 @@ func findNetwork(ctx context.Context, c *control.Client, word string) (*namedNet
 	if err != nil {
 		return nil, err
 	}
-	return &namedNetwork{*n, names[n.ID]}, nil
+	return &namedNetwork{NetworkState: *n, Name: names[n.ID]}, nil
 }
 
-func printNetwork(cmd *cobra.Command, n *namedNetwork, endpoints []engine.EndpointState) error {
-	out := cmd.OutOrStdout()
+func printNetwork(out io.Writer, n *namedNetwork, endpoints []namedEndpoint, shared bool) error {
 	line := func(key, value string) {
 		if value != "" {
 			fmt.Fprintf(out, "%-14s%s\n", key+":", value)
@@ -294,7 +328,7 @@ func printNetwork(cmd *cobra.Command, n *namedNetwork, endpoints []engine.Endpoi
 		return nil
 	}
 	fmt.Fprintln(out)
-	return printEndpoints(cmd.Context(), out, endpoints, false, false)
+	return printEndpoints(out, endpoints, false, false, shared)
 }
 
 func printSubnets(line func(key, value string), key string, list []lan.Subnet) {
@@ -352,21 +386,18 @@ func addressText(has, told netip.Prefix) string {
 	return text
 }
 
-// printEndpoints prints endpoints in columns, with a column for their network
-// where there may be several.
-func printEndpoints(ctx context.Context, out io.Writer, all []engine.EndpointState, networks, whole bool) error {
-	containers := containerNames(ctx)
-	names := map[string]string{}
+// printEndpoints prints endpoints in columns, with one for their network where there may be several, and one for
+// their host where hosts share addresses.
+func printEndpoints(out io.Writer, all []namedEndpoint, networks, whole, shared bool) error {
 	head := []string{"ENDPOINT ID", "CONTAINER"}
 	if networks {
-		names = networkNames(ctx)
 		head = append(head, "NETWORK")
 	}
 	rows := [][]string{append(head, "KIND", "PARENT", "IPV4", "IPV6", "MAC", "STATE")}
 	for _, e := range all {
-		row := []string{shorten(e.ID, whole), or(containers[e.ID])}
+		row := []string{shorten(e.ID, whole), or(e.Container)}
 		if networks {
-			name := names[e.NetworkID]
+			name := e.NetworkName
 			if name == "" {
 				name = shorten(e.NetworkID, whole)
 			}
@@ -377,6 +408,9 @@ func printEndpoints(ctx context.Context, out io.Writer, all []engine.EndpointSta
 			v6 = strings.TrimSpace(v6 + " " + a.String() + " (slaac)")
 		}
 		rows = append(rows, append(row, string(e.Kind), or(e.Parent), or(v4), or(v6), or(e.MAC), e.State))
+	}
+	if shared {
+		rows = withHosts(rows, all)
 	}
 	return printTable(out, rows)
 }

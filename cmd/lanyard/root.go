@@ -66,8 +66,8 @@ func newRoot() *cobra.Command {
 	root.PersistentFlags().StringVar(&g.controlSocket, "control-socket", defaultControlSocket,
 		"the daemon's control socket (environment: "+envSocket+")")
 
-	network := group(&cobra.Command{Use: "network", Short: "Look at networks, and forget those that Docker has no more", Aliases: []string{"net"}})
-	network.AddCommand(newNetworkLs(g), newNetworkInspect(g), newNetworkRm(g))
+	network := group(&cobra.Command{Use: "network", Short: "Look at networks, and define them once for all hosts", Aliases: []string{"net"}})
+	network.AddCommand(newNetworkLs(g), newNetworkInspect(g), newNetworkRm(g), newNetworkApply(g), newNetworkCreate(g), newNetworkDiff(g), newNetworkExport(g))
 	endpoint := group(&cobra.Command{Use: "endpoint", Short: "Look at the containers' places on the networks", Aliases: []string{"ep"}})
 	endpoint.AddCommand(newEndpointLs(g))
 	pool := group(&cobra.Command{Use: "pool", Short: "Look at the pools that containers get addresses from"})

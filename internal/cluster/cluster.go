@@ -122,6 +122,9 @@ func (c *Cluster) connect() error {
 // Self is the ID of this host.
 func (c *Cluster) Self() string { return c.conf.Host }
 
+// Name is the name of this host.
+func (c *Cluster) Name() string { return c.conf.Name }
+
 // Where names the etcd that this is, without secrets.
 func (c *Cluster) Where() string { return c.conf.Where() }
 

@@ -131,20 +131,29 @@ func (c *Cluster) Undefine(ctx context.Context, name string) error {
 	return c.take(ctx, []plan.Step{{Network: name, Action: plan.Remove}}, revs)
 }
 
-// definitions reads the definitions as they stand, and the revisions of their keys.
-func (c *Cluster) definitions(ctx context.Context) (map[string]plan.Network, map[string]int64, error) {
-	have, revs := map[string]plan.Network{}, map[string]int64{}
+// Definitions reads the definitions as they stand, by name.
+func (c *Cluster) Definitions(ctx context.Context) (list []Definition, err error) {
 	var unread error
-	_, err := c.read(ctx, c.key("networks")+"/", func(kv *mvccpb.KeyValue) {
+	_, err = c.read(ctx, c.key("networks")+"/", func(kv *mvccpb.KeyValue) {
 		d, err := parseDefinition(kv)
 		if err != nil {
 			unread = err
 			return
 		}
-		have[d.Name], revs[d.Name] = d.Network, d.Revision
+		list = append(list, d)
 	})
 	if err == nil {
 		err = unread
+	}
+	return list, err
+}
+
+// definitions reads the definitions as they stand, and the revisions of their keys.
+func (c *Cluster) definitions(ctx context.Context) (map[string]plan.Network, map[string]int64, error) {
+	have, revs := map[string]plan.Network{}, map[string]int64{}
+	list, err := c.Definitions(ctx)
+	for _, d := range list {
+		have[d.Name], revs[d.Name] = d.Network, d.Revision
 	}
 	return have, revs, err
 }

@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -127,11 +126,11 @@ func definitions(ctx context.Context, c *cluster.Cluster) (*Definitions, error) 
 	if err != nil {
 		return nil, err
 	}
-	all, _ := c.Networks()
-	d := &Definitions{Networks: []cluster.Definition{}, Reports: make([]HostReport, 0, len(shown)), Hosts: c.Known()}
-	for _, name := range slices.Sorted(maps.Keys(all)) {
-		d.Networks = append(d.Networks, all[name])
+	all, err := c.Definitions(ctx)
+	if err != nil {
+		return nil, err
 	}
+	d := &Definitions{Networks: orEmpty(all), Reports: make([]HostReport, 0, len(shown)), Hosts: c.Known()}
 	for _, s := range shown {
 		r := HostReport{Host: s.Name, Alive: s.Alive}
 		if err := json.Unmarshal(s.Value, &r.Report); err != nil {
