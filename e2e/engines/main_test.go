@@ -30,7 +30,11 @@ type engine struct {
 	host *dockerd.Host
 }
 
-var engines []*engine
+var (
+	engines []*engine
+	// lanyardBinary is what the hosts run.
+	lanyardBinary string
+)
 
 func TestMain(m *testing.M) { os.Exit(runAll(m)) }
 
@@ -64,6 +68,7 @@ func runAll(m *testing.M) (code int) {
 
 func start(ctx context.Context, dir string) error {
 	lanyard := filepath.Join(dir, "lanyard")
+	lanyardBinary = lanyard
 	flags := []string{"build", "-o", lanyard, "-race", "github.com/lanyard-net/lanyard/cmd/lanyard"}
 	if os.Getenv("LANYARD_LOAD") != "" {
 		flags = slices.Delete(flags, 3, 4) // what is measured is what users have
