@@ -2,6 +2,7 @@ package plan
 
 import (
 	"errors"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -170,5 +171,21 @@ func TestMade(t *testing.T) {
 		"ipam.config[fd00:1::/64]: not there, is to be defined", "parent: eth2, is to be eth1.100", "driver: macvlan, is to go", "internal: true, is to go",
 	}; !slices.Equal(got, want) {
 		t.Errorf("differences %q, want %q", got, want)
+	}
+}
+
+// The example that the documentation names is one.
+func TestExample(t *testing.T) {
+	text, err := os.ReadFile("../../dist/networks.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := read(t, string(text))
+	var rules []string
+	for _, r := range list[1].Parent {
+		rules = append(rules, r.String())
+	}
+	if got, want := strings.Join(rules, " "), "edge*|node9:bond0 mac=52:54:00:12:34:56 pci=0000:03:00.0 route=192.168.99.1 eth1"; got != want {
+		t.Errorf("rules %s, want %s", got, want)
 	}
 }
