@@ -69,7 +69,7 @@ const (
 	toEtcd   = "ip addr add 10.98.0.%d/24 dev eth1"
 )
 
-// The reference scenario without ranges: both hosts give out addresses of one subnet on each
+// The reference scenario without ranges, and defined once: both hosts give out addresses of one subnet on each
 // VLAN, and none is given twice. A container that moves keeps its address and MAC address; a
 // host that is off keeps its own, until it is forgotten; without etcd the containers go on.
 func TestSharedAddresses(t *testing.T) {
@@ -77,11 +77,21 @@ func TestSharedAddresses(t *testing.T) {
 	shared(t, o)
 	o.lan.sh("for v in 100 200; do ip link add link eth1 name eth1.$v type vlan id $v; ip link set eth1.$v up; done; ip addr add 192.168.0.1/16 dev eth1.100")
 	t.Cleanup(func() { o.lan.sh("ip link del eth1.100; ip link del eth1.200") })
+	o.one.says(`cat >/run/lab/networks.yaml <<END
+networks:
+  macvlan100:
+    parent: eth1.100
+    ipam: {config: [{subnet: 192.168.0.0/16, gateway: 192.168.0.1}]}
+  macvlan200:
+    parent: [{route: `+etcdAddr+`}]
+    driver_opts: {vlan: 200}
+    ipam: {config: [{subnet: 192.168.0.0/16, gateway: 192.168.0.1}]}
+END
+lanyard network apply --timeout 2m -f /run/lab/networks.yaml`, "macvlan100   node-1   ready   eth1.100", "macvlan200   node-2   ready   eth1 ")
 	used := map[string]string{}
 	addrs := map[string][]string{}
 	o.both(func(h host) {
 		for _, vlan := range []string{"100", "200"} {
-			h.create("macvlan"+vlan, "--ipam-driver lanyard --subnet 192.168.0.0/16 --gateway 192.168.0.1 -o parent=eth1."+vlan)
 			for i := range 2 {
 				name := fmt.Sprintf("c%s-%d", vlan, i)
 				h.run(name, "macvlan"+vlan, "")
@@ -108,6 +118,12 @@ func TestSharedAddresses(t *testing.T) {
 	})
 	o.one.says("lanyard host ls", "node-1 *", "node-2", "alive")
 	o.one.says("lanyard address ls", addrs["100"][3], "node-2")
+	eventually(t, "both hosts' endpoints are seen", func() string {
+		if r, err := o.two.Run(ctx, "lanyard endpoint ls --network macvlan200"); err != nil || strings.Count(r.Stdout, "eth1.200") != 4 || !strings.Contains(r.Stdout, "node-1   ") {
+			return fmt.Sprint(r.Out(), err)
+		}
+		return ""
+	})
 	o.one.fails("docker run --rm --network macvlan100 --ip "+addrs["100"][3]+" busybox:lab true", "held by", "on host node-2")
 
 	// A container that moves.
