@@ -74,3 +74,44 @@ func BenchmarkClaim(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkSeen is what operators wait for: 10 hosts show so many endpoints in all, of 600 bytes each, and one reads them all.
+// LANYARD_SCALE adds a number to those of each host.
+func BenchmarkSeen(b *testing.B) {
+	counts := []int{100, 1000}
+	if text := os.Getenv("LANYARD_SCALE"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			b.Fatal(err)
+		}
+		counts = append(counts, n)
+	}
+	for _, each := range counts {
+		b.Run(fmt.Sprintf("endpoints=%d", 10*each), func(b *testing.B) {
+			e := kerneltest.NewEtcd(b, 1)
+			var all []*Cluster
+			items := make([]Item, each)
+			for i := range items {
+				items[i] = Item{SeenEndpoints, fmt.Sprintf("%064x", i), fmt.Appendf(nil, "%0600d", i)}
+			}
+			start := time.Now()
+			for i := range 10 {
+				c, _ := host(b, fmt.Sprintf("h%d", i), e.Endpoints...)
+				up(b, c)
+				if err := c.Show(ctx, items); err != nil {
+					b.Fatal(err)
+				}
+				all = append(all, c)
+			}
+			shown := time.Since(start).Seconds()
+			before := all[0].Requests.Load()
+			for b.Loop() {
+				if list, err := all[0].See(ctx, SeenEndpoints); err != nil || len(list) != 10*each {
+					b.Fatal(len(list), err)
+				}
+			}
+			b.ReportMetric(float64(all[0].Requests.Load()-before)/float64(b.N), "requests/op")
+			b.ReportMetric(shown, "s-to-show")
+		})
+	}
+}
