@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -29,14 +30,16 @@ type result struct {
 	output    string // of a test that did not pass
 }
 
-// report collects results and prints them as they come.
+// report collects results and prints them as they come, of several runs of go test at a time.
 type report struct {
-	out     io.Writer
-	log     io.Writer // all that tests print; io.Discard by default
-	tier    string
-	label   string // behind the package's name: what a run of it is about
-	order   []string
-	took    map[string]time.Duration
+	out   io.Writer
+	log   io.Writer // all that tests print; io.Discard by default
+	tier  string
+	label string // behind the package's name: what a run of it is about
+	order []string
+	took  map[string]time.Duration
+
+	mu      sync.Mutex // guards what follows, and the writers
 	results []result
 }
 
@@ -50,6 +53,8 @@ func (r *report) begin(tier string) {
 }
 
 func (r *report) add(res result) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	res.tier = r.tier
 	res.pkg += r.label
 	r.results = append(r.results, res)
@@ -88,7 +93,7 @@ func (r *report) read(in io.Reader) (bad int, err error) {
 	for lines.Scan() {
 		var e event
 		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
-			fmt.Fprintf(r.log, "%s\n", lines.Bytes())
+			r.write(lines.Text() + "\n")
 			continue
 		}
 		// A subtest's words belong to its test.
@@ -102,7 +107,7 @@ func (r *report) read(in io.Reader) (bad int, err error) {
 		switch e.Action {
 		case "output", "build-output":
 			run.says(e.Test, e.Output)
-			io.WriteString(r.log, e.Output)
+			r.write(e.Output)
 			continue
 		case "pass", "fail", "skip":
 		default:
@@ -145,6 +150,13 @@ func (r *report) read(in io.Reader) (bad int, err error) {
 		r.add(res)
 	}
 	return bad, lines.Err()
+}
+
+// write writes to the log.
+func (r *report) write(text string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	io.WriteString(r.log, text)
 }
 
 // running is a test that has not ended, with what it and those of its subtests that did
