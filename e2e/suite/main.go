@@ -125,16 +125,6 @@ func engines(ctx context.Context, r *report) error {
 	if err != nil {
 		return err
 	}
-	// Before, since both would.
-	say := func(format string, args ...any) { fmt.Printf(format+"\n", args...) }
-	if err := machine.Prepare(ctx, say); err != nil {
-		return err
-	}
-	for _, e := range machine.Engines() {
-		if err := machine.PrepareEngine(ctx, e, say); err != nil {
-			return err
-		}
-	}
 	var halves [2][]string
 	for i, name := range tests {
 		halves[i%len(halves)] = append(halves[i%len(halves)], name)
