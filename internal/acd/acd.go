@@ -18,6 +18,7 @@
 package acd
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -55,6 +56,10 @@ type Config struct {
 	// Ours reports whether the address rightly belongs to a container of ours
 	// with this MAC; that is no conflict and no sighting. Optional.
 	Ours func(addr netip.Addr, mac net.HardwareAddr) bool
+	// Mark is 6 bytes that all have in their probes who agree elsewhere on who may use which address: their
+	// probes are no conflict and no sighting. They are in a place that everybody else ignores, ARP's target hardware
+	// address (which RFC 5227 2.1.1 would have zero) and the nonce (RFC 7527). nil: there are none. Optional.
+	Mark func() []byte
 	// Seen gets each use of an address by somebody else, whether a probe asked
 	// for it or not. Any host can send it as many as it likes. Optional.
 	Seen func(Sighting)
@@ -130,7 +135,8 @@ type probe struct {
 type use struct {
 	Sighting
 	announces bool       // to everybody
-	nonce     *ndp.Nonce // of a probe; nil: none
+	nonce     *ndp.Nonce // of an IPv6 probe; nil: none
+	mark      []byte     // of an IPv4 probe, all zero for none
 }
 
 // Open opens the sockets of a wire; it starts nothing. The namespaces have to stay
@@ -184,6 +190,17 @@ func (w *Wire) hear(frame []byte) {
 	}
 }
 
+// mark is what our probes have beside all others; nil: nothing.
+func (w *Wire) mark() []byte {
+	if w.conf.Mark == nil {
+		return nil
+	}
+	if mark := w.conf.Mark(); len(mark) == macLen {
+		return mark
+	}
+	return nil
+}
+
 func parse(frame []byte) (use, bool) {
 	if u, ok := parseARP(frame); ok {
 		return u, true
@@ -191,11 +208,15 @@ func parse(frame []byte) (use, bool) {
 	return parseNDP(frame)
 }
 
-// sent reports whether a probe is one of our own that the wire brought back. On
+// sent reports whether a probe is one of our own that the wire brought back, or has our mark. On
 // ipvlan, where all slaves have one MAC, only the nonce can tell.
 func (w *Wire) sent(u use) bool {
+	mark := w.mark()
 	if u.nonce != nil {
-		return u.nonce.Equal(w.nonce)
+		return u.nonce.Equal(w.nonce) || mark != nil && u.nonce.Equal(nonceOf(mark))
+	}
+	if mark != nil && bytes.Equal(u.mark, mark) {
+		return true
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -294,10 +315,16 @@ func (w *Wire) begin(addr netip.Addr) (*probe, error) {
 		return nil, err
 	}
 	p := &probe{addr: addr, answer: make(chan net.HardwareAddr, 1)}
+	mark := w.mark()
 	if addr.Is4() {
 		p.frame = arpRequest(mac, netip.IPv4Unspecified(), addr)
+		copy(p.frame[offTargetHW:], mark)
 	} else {
-		if p.frame, err = solicitation(mac, addr, w.nonce); err != nil {
+		nonce := w.nonce
+		if mark != nil {
+			nonce = nonceOf(mark)
+		}
+		if p.frame, err = solicitation(mac, addr, nonce); err != nil {
 			return nil, err
 		}
 		// To hear others that probe for it. We send no MLD report for the group, so a

@@ -112,7 +112,7 @@ func TestEar(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			probe6, err := solicitation(m, netip.MustParseAddr(free6), nonceOf(1))
+			probe6, err := solicitation(m, netip.MustParseAddr(free6), nonceOf(bytes.Repeat([]byte{1}, 6)))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -74,7 +74,7 @@ func parseARP(b []byte) (use, bool) {
 	sender, target := ipv4(b[offSenderIP:]), ipv4(b[offTargetIP:])
 	u := use{Sighting: Sighting{Addr: sender, MAC: bytes.Clone(mac)}}
 	if sender.IsUnspecified() {
-		u.Addr, u.Probe = target, true
+		u.Addr, u.Probe, u.mark = target, true, bytes.Clone(b[offTargetHW:offTargetIP])
 		return u, op == opRequest && usable(target)
 	}
 	u.announces = sender == target

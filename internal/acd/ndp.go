@@ -138,6 +138,18 @@ func nonce(options []ndp.Option) *ndp.Nonce {
 	return nil
 }
 
+// nonceOf is the nonce of 6 bytes. The library makes random ones alone, and reads others.
+func nonceOf(b []byte) *ndp.Nonce {
+	body := make([]byte, nsLen, nsLen+8)
+	body[0] = typeNS
+	body[8] = 0xfd // a target that is no group
+	m, err := ndp.ParseMessage(append(append(body, 14, 1), b...))
+	if err != nil {
+		panic(err) // it is always the same but for the nonce
+	}
+	return nonce(m.(*ndp.NeighborSolicitation).Options)
+}
+
 func ipv6(b []byte) netip.Addr { return netip.AddrFrom16([16]byte(b)) }
 
 // checksum is that of an ICMPv6 message with its pseudo-header (RFC 8200 8.1),

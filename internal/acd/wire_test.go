@@ -226,6 +226,41 @@ func TestTwoProbe(t *testing.T) {
 	both.Wait()
 }
 
+// Two hosts that agree elsewhere on who may have an address ask for it at the same time, and see each other's probes for what they
+// are; one that is not of them sees both, and its probe is seen.
+func TestTwoProbeTogether(t *testing.T) {
+	l := newLAN(t)
+	other, third := kerneltest.New(t), kerneltest.New(t)
+	for _, h := range []*kerneltest.Host{other, third} {
+		l.far.IP("link add probe link eth0 netns %s type macvlan mode bridge", h.Path())
+		h.IP("link set probe up")
+	}
+	mark := func() []byte { return []byte{2, 1, 2, 3, 4, 5} }
+	var e eye
+	here := start(t, Config{Probe: l.macvlan(), Mark: mark, Seen: e.note})
+	there := start(t, Config{Probe: at(t, other, "probe"), Mark: mark, Seen: e.note})
+	stranger := start(t, Config{Probe: at(t, third, "probe")})
+	atOnce := func(addr string, wires ...*Wire) []string {
+		got := make([]string, len(wires))
+		var each sync.WaitGroup
+		for i, w := range wires {
+			each.Go(func() { got[i] = ask(t, w, addr) })
+		}
+		each.Wait()
+		return got
+	}
+	for _, addr := range []string{free4, free6} {
+		if got := atOnce(addr, here, there); got[0] != "" || got[1] != "" || strings.Contains(e.String(), addr) {
+			t.Errorf("%s: they saw %q, %s", addr, got, &e)
+		}
+	}
+	for _, addr := range []string{free4, free6} {
+		if got := atOnce(addr, here, stranger); got[0] != mac(t, third, "probe") && got[1] != mac(t, l.room, "probe") {
+			t.Errorf("%s: one saw %q, the stranger %q", addr, got[0], got[1])
+		}
+	}
+}
+
 // A host that does DAD in the kernel, and wants the address that we ask for.
 func TestKernelProbes(t *testing.T) {
 	l := newLAN(t)

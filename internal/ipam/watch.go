@@ -181,6 +181,7 @@ func (m *Manager) openWire(sp *space, n *lan.Network, parent *link.Parent, want 
 		c := acd.Config{
 			Probe: probe,
 			Ours:  func(addr netip.Addr, mac net.HardwareAddr) bool { return m.isOurs(sp, addr, mac) },
+			Mark:  func() []byte { return m.probeMark(sp) },
 			Seen:  func(s acd.Sighting) { m.sighted(sp, s) },
 		}
 		if n.Kind == lan.Ipvlan || n.Mode == lan.ModePassthru {
@@ -264,6 +265,22 @@ func (m *Manager) openRoom() (*netns.NS, error) {
 // switch has to learn one only.
 func (m *Manager) ProbeMAC(key string) net.HardwareAddr {
 	return lan.LocalMAC(fmt.Appendf(nil, "%x %s probe", m.db.Salt(), key))
+}
+
+// probeMark is what hosts that share the addresses of a wire have in their probes, so that they do not take each other's for
+// conflicts: who may have an address is for the cluster to say. nil where they are not shared.
+func (m *Manager) probeMark(sp *space) []byte {
+	m.mu.Lock()
+	shared := sp.segment != ""
+	m.mu.Unlock()
+	if !shared {
+		return nil
+	}
+	salt := m.cluster.Salt()
+	if salt == nil {
+		return nil // this host has never been one of the cluster's
+	}
+	return lan.LocalMAC(fmt.Appendf(nil, "%x probe", salt))
 }
 
 // Unwire ends conflict detection on a wire, and removes its probe link.
