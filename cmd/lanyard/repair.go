@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"net/url"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -24,7 +25,8 @@ import (
 // itself where the state file was damaged.
 type repairer struct {
 	api    *engineAPI
-	driver string // the name under which Docker knows us
+	driver string                      // the name under which Docker knows us, without a plugin's registry and tag
+	has    func(networkID string) bool // whether a network is on record here
 	engine *engine.Engine
 	damage *store.Damage
 	late   *latecomers
@@ -81,7 +83,7 @@ func (r *repairer) Run(ctx context.Context) error {
 // view asks Docker what it has of this driver's. With an error it may lack containers, and is
 // nil where Docker said nothing.
 func (r *repairer) view(ctx context.Context) (*engine.DockerView, error) {
-	filters := url.QueryEscape(fmt.Sprintf(`{"driver":{%q:true}}`, r.driver))
+	filters := url.QueryEscape(`{"type":{"custom":true}}`)
 	var list []struct {
 		ID, Name, Driver     string
 		Internal, EnableIPv6 bool
@@ -102,14 +104,14 @@ func (r *repairer) view(ctx context.Context) (*engine.DockerView, error) {
 	v := &engine.DockerView{}
 	ours := map[string]bool{}
 	for _, n := range list {
-		if n.Driver != r.driver {
+		if !r.ours(n.Driver) && !r.has(n.ID) { // a managed plugin may have any name
 			continue
 		}
 		ours[n.ID] = true
 		d := engine.DockerNetwork{Name: n.Name, NetworkRequest: lan.NetworkRequest{
 			ID: n.ID, Options: n.Options, Internal: n.Internal, WantIPv4: n.EnableIPv4 == nil || *n.EnableIPv4, WantIPv6: n.EnableIPv6,
 		}}
-		leased := n.IPAM.Driver == r.driver
+		leased := n.IPAM.Driver == n.Driver || r.ours(n.IPAM.Driver)
 		for _, c := range n.IPAM.Config {
 			subnet, err := netip.ParsePrefix(c.Subnet)
 			if err != nil || n.IPAM.Driver == "null" {
@@ -196,6 +198,13 @@ func addrIn(s string) netip.Addr {
 		return netip.Addr{}
 	}
 	return a
+}
+
+// ours reports whether Docker means us by the name of a driver: lanyard, or that of a managed
+// plugin such as registry.example.org/net/lanyard:latest.
+func (r *repairer) ours(driver string) bool {
+	name, _, _ := strings.Cut(path.Base(driver), ":")
+	return name == r.driver
 }
 
 // driverName is the name that Docker gives the plugin at a socket.
