@@ -80,25 +80,27 @@ func (r *repairer) Run(ctx context.Context) error {
 	}
 }
 
+// fullNetwork is all that Docker tells of a network.
+type fullNetwork struct {
+	ID, Name, Driver, Scope string
+	Internal, EnableIPv6    bool
+	EnableIPv4              *bool
+	Options                 map[string]string
+	IPAM                    struct {
+		Driver  string
+		Options map[string]string
+		Config  []struct {
+			Subnet, IPRange, Gateway string
+			AuxiliaryAddresses       map[string]string
+		}
+	}
+}
+
 // view asks Docker what it has of this driver's. With an error it may lack containers, and is
 // nil where Docker said nothing.
 func (r *repairer) view(ctx context.Context) (*engine.DockerView, error) {
-	filters := url.QueryEscape(`{"type":{"custom":true}}`)
-	var list []struct {
-		ID, Name, Driver     string
-		Internal, EnableIPv6 bool
-		EnableIPv4           *bool
-		Options              map[string]string
-		IPAM                 struct {
-			Driver  string
-			Options map[string]string
-			Config  []struct {
-				Subnet, IPRange, Gateway string
-				AuxiliaryAddresses       map[string]string
-			}
-		}
-	}
-	if err := r.api.get(ctx, "/networks?filters="+filters, &list); err != nil {
+	var list []fullNetwork
+	if err := r.api.get(ctx, "/networks?filters="+url.QueryEscape(`{"type":{"custom":true}}`), &list); err != nil {
 		return nil, err
 	}
 	v := &engine.DockerView{}
@@ -106,6 +108,17 @@ func (r *repairer) view(ctx context.Context) (*engine.DockerView, error) {
 	for _, n := range list {
 		if !r.ours(n.Driver) && !r.has(n.ID) { // a managed plugin may have any name
 			continue
+		}
+		if n.Scope == "swarm" && !r.has(n.ID) {
+			// A manager lists all networks of its swarm. This node has those of its tasks alone,
+			// and asked for one by its ID Docker says what it has here, if anything.
+			id := n.ID
+			n = fullNetwork{}
+			if err := r.api.get(ctx, "/networks/"+id, &n); errors.Is(err, errGone) || err == nil && n.IPAM.Driver == "" {
+				continue
+			} else if err != nil {
+				return nil, err
+			}
 		}
 		ours[n.ID] = true
 		d := engine.DockerNetwork{Name: n.Name, NetworkRequest: lan.NetworkRequest{

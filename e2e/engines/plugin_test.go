@@ -8,14 +8,20 @@ import (
 	"testing"
 )
 
+// buildPlugin is the folder of a managed plugin, as make plugin makes it.
+func buildPlugin(t *testing.T) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "plugin")
+	if out, err := exec.Command("make", "-C", "../..", "plugin", "PLUGIN="+dir).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return dir
+}
+
 // Docker itself runs lanyard, as a managed plugin: the state and the command line are those of the
 // host, and containers outlive the plugin, its replacement, and the engine.
 func TestManagedPlugin(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "plugin")
-	build := exec.Command("make", "-C", "../..", "plugin", "PLUGIN="+dir)
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	dir := buildPlugin(t)
 	onEach(t, func(u *user) {
 		u.mustDo(u.StopLanyard())
 		live := []string{}
