@@ -24,7 +24,7 @@ func TestManagedPlugin(t *testing.T) {
 	dir := buildPlugin(t)
 	onEach(t, func(u *user) {
 		u.mustDo(u.StopLanyard())
-		live := []string{}
+		var live []string // dockerd's flags
 		u.t.Cleanup(func() {
 			u.sh(`ids=$(docker ps -aq); [ -z "$ids" ] || docker rm -f $ids; docker network rm lan auto; docker plugin disable -f lanyard; docker plugin rm -f lanyard`)
 			if len(live) > 0 {
