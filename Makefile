@@ -13,6 +13,7 @@ LIVES      ?= 400
 STORMS     ?= 20
 SEED       ?=
 MINUTES    ?= 30
+PLUGIN     ?= bin/plugin
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 BUILDFLAGS  = -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)'
@@ -33,6 +34,20 @@ build: ## build bin/lanyard
 build-all: ## build bin/lanyard-linux-amd64 and -arm64
 	CGO_ENABLED=0 GOOS=linux GOARCH=amd64 $(GO) build $(BUILDFLAGS) -o bin/lanyard-linux-amd64 ./cmd/lanyard
 	CGO_ENABLED=0 GOOS=linux GOARCH=arm64 $(GO) build $(BUILDFLAGS) -o bin/lanyard-linux-arm64 ./cmd/lanyard
+
+.PHONY: plugin
+plugin: ## build bin/plugin for `docker plugin create`; PLUGIN=DIR for another folder
+	rm -rf $(PLUGIN)
+	install -d $(PLUGIN)/rootfs/run $(PLUGIN)/rootfs/var/lib/lanyard
+	ln -s ../run $(PLUGIN)/rootfs/var/run
+	CGO_ENABLED=0 $(GO) build $(BUILDFLAGS) -o $(PLUGIN)/rootfs/lanyard ./cmd/lanyard
+	install -m 644 dist/plugin/config.json $(PLUGIN)/config.json
+	@echo
+	@echo "To have Docker run it, instead of the unit, on each host:"
+	@echo "    mkdir -p /var/lib/lanyard"
+	@echo "    docker plugin create lanyard $(PLUGIN)"
+	@echo "    docker plugin enable lanyard"
+	@echo "    docker network create -d lanyard:latest ..."
 
 # Builds only where there is no binary, so that `sudo make install` needs no Go.
 bin/lanyard:

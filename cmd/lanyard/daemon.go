@@ -126,6 +126,9 @@ func runDaemon(ctx context.Context, c daemonConfig) (err error) {
 	if err := mayManageLinks(); err != nil {
 		return err
 	}
+	if err := useContainer(); err != nil {
+		return err
+	}
 	inherited, err := serve.Inherited(pluginName, controlName)
 	if err != nil {
 		return err
@@ -160,7 +163,7 @@ func runDaemon(ctx context.Context, c daemonConfig) (err error) {
 	late.answer = func(ctx context.Context, networkID string) bool {
 		return e.Stands(networkID) && addresses.Answered(ctx, networkID)
 	}
-	mender := &repairer{api: late.api, driver: driverName(c.pluginSocket), engine: e, damage: db.Damage(), late: late, log: c.log}
+	mender := &repairer{api: late.api, driver: driverName(c.pluginSocket), has: e.Has, engine: e, damage: db.Damage(), late: late, log: c.log}
 	making := &maker{api: late.api, driver: mender.driver, cluster: shared, links: links, log: c.log, told: make(chan struct{}, 1)}
 	showing := &shower{api: late.api, cluster: shared, engine: e, addresses: addresses, maker: making, log: c.log}
 	// Before the sockets are there: who sees them may send a signal.

@@ -37,7 +37,7 @@ const (
 // Docker asks lanyard for each of them, so it is no part of serving Docker.
 type maker struct {
 	api     *engineAPI
-	driver  string // the name under which Docker knows us
+	driver  string // the name under which Docker knows us, without a managed plugin's registry and tag
 	cluster *cluster.Cluster
 	links   *link.Links
 	log     *slog.Logger
@@ -85,6 +85,10 @@ func (m *maker) look(ctx context.Context) {
 	reports := map[string]plan.Report{}
 	var there []plan.Request
 	err := m.api.get(ctx, "/networks", &there)
+	driver := m.driver
+	if err == nil && len(defined) > 0 {
+		driver, err = m.name(ctx)
+	}
 	if ctx.Err() != nil {
 		return
 	}
@@ -94,7 +98,7 @@ func (m *maker) look(ctx context.Context) {
 			reports[name] = plan.Report{Network: name, Revision: d.Revision, State: plan.Waiting, Problem: "Docker does not say which networks it has: " + err.Error()}
 			continue
 		}
-		reports[name] = m.make(ctx, &d, there, mark)
+		reports[name] = m.make(ctx, &d, there, driver, mark)
 	}
 	for i := range there {
 		n := &there[i]
@@ -130,7 +134,7 @@ func (m *maker) look(ctx context.Context) {
 }
 
 // make makes a definition real, and says what became of it.
-func (m *maker) make(ctx context.Context, d *cluster.Definition, there []plan.Request, mark string) plan.Report {
+func (m *maker) make(ctx context.Context, d *cluster.Definition, there []plan.Request, driver, mark string) plan.Report {
 	r := plan.Report{Network: d.Name, Revision: d.Revision, State: plan.Ready}
 	parents, why := m.parents(&d.Network)
 	if len(parents) > 0 {
@@ -142,7 +146,7 @@ func (m *maker) make(ctx context.Context, d *cluster.Definition, there []plan.Re
 		if slices.Contains(parents, has) || why != nil {
 			r.Parent = has // one that still fits is kept, and so is one while it cannot be said which fits
 		}
-		r.Differences = d.On(r.Parent).Differences(d.Made(is, m.driver))
+		r.Differences = d.On(r.Parent).Differences(d.Made(is, driver))
 		switch {
 		case len(r.Differences) == 0 && why == nil:
 			return r
@@ -167,7 +171,7 @@ func (m *maker) make(ctx context.Context, d *cluster.Definition, there []plan.Re
 		r.State, r.Problem = plan.Waiting, why.Error()
 		return r
 	}
-	id, err := m.create(ctx, d.Request(m.driver, r.Parent, mark))
+	id, err := m.create(ctx, d.Request(driver, r.Parent, mark))
 	if err != nil {
 		r.State, r.Problem = plan.Waiting, err.Error()
 		return r
@@ -175,6 +179,23 @@ func (m *maker) make(ctx context.Context, d *cluster.Definition, there []plan.Re
 	r.NetworkID = id
 	m.log.Info("network made, as it is defined", "network", d.Name, "parent", r.Parent)
 	return r
+}
+
+// name is the driver's name in Docker's requests: that of a managed plugin has a tag at least.
+func (m *maker) name(ctx context.Context) (string, error) {
+	var plugins []struct {
+		Name    string
+		Enabled bool
+	}
+	if err := m.api.get(ctx, "/plugins", &plugins); err != nil {
+		return "", err
+	}
+	for _, p := range plugins {
+		if p.Enabled && plan.IsDriver(p.Name, m.driver) {
+			return p.Name, nil
+		}
+	}
+	return m.driver, nil
 }
 
 // find is the network of that name, the one that was made from a definition where there are two.

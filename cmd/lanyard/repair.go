@@ -17,6 +17,7 @@ import (
 	"github.com/lanyard-net/lanyard/internal/control"
 	"github.com/lanyard-net/lanyard/internal/engine"
 	"github.com/lanyard-net/lanyard/internal/lan"
+	"github.com/lanyard-net/lanyard/internal/plan"
 	"github.com/lanyard-net/lanyard/internal/store"
 )
 
@@ -24,7 +25,8 @@ import (
 // itself where the state file was damaged.
 type repairer struct {
 	api    *engineAPI
-	driver string // the name under which Docker knows us
+	driver string                      // the name under which Docker knows us, without a plugin's registry and tag
+	has    func(networkID string) bool // whether a network is on record here
 	engine *engine.Engine
 	damage *store.Damage
 	late   *latecomers
@@ -78,38 +80,51 @@ func (r *repairer) Run(ctx context.Context) error {
 	}
 }
 
+// fullNetwork is all that Docker tells of a network.
+type fullNetwork struct {
+	ID, Name, Driver, Scope string
+	Internal, EnableIPv6    bool
+	EnableIPv4              *bool
+	Options                 map[string]string
+	IPAM                    struct {
+		Driver  string
+		Options map[string]string
+		Config  []struct {
+			Subnet, IPRange, Gateway string
+			AuxiliaryAddresses       map[string]string
+		}
+	}
+}
+
 // view asks Docker what it has of this driver's. With an error it may lack containers, and is
 // nil where Docker said nothing.
 func (r *repairer) view(ctx context.Context) (*engine.DockerView, error) {
-	filters := url.QueryEscape(fmt.Sprintf(`{"driver":{%q:true}}`, r.driver))
-	var list []struct {
-		ID, Name, Driver     string
-		Internal, EnableIPv6 bool
-		EnableIPv4           *bool
-		Options              map[string]string
-		IPAM                 struct {
-			Driver  string
-			Options map[string]string
-			Config  []struct {
-				Subnet, IPRange, Gateway string
-				AuxiliaryAddresses       map[string]string
-			}
-		}
-	}
-	if err := r.api.get(ctx, "/networks?filters="+filters, &list); err != nil {
+	var list []fullNetwork
+	if err := r.api.get(ctx, "/networks?filters="+url.QueryEscape(`{"type":{"custom":true}}`), &list); err != nil {
 		return nil, err
 	}
 	v := &engine.DockerView{}
 	ours := map[string]bool{}
 	for _, n := range list {
-		if n.Driver != r.driver {
+		if !r.ours(n.Driver) && !r.has(n.ID) { // a managed plugin may have any name
 			continue
+		}
+		if n.Scope == "swarm" && !r.has(n.ID) {
+			// A manager lists all networks of its swarm. This node has those of its tasks alone,
+			// and asked for one by its ID Docker says what it has here, if anything.
+			id := n.ID
+			n = fullNetwork{}
+			if err := r.api.get(ctx, "/networks/"+id, &n); errors.Is(err, errGone) || err == nil && n.IPAM.Driver == "" {
+				continue
+			} else if err != nil {
+				return nil, err
+			}
 		}
 		ours[n.ID] = true
 		d := engine.DockerNetwork{Name: n.Name, NetworkRequest: lan.NetworkRequest{
 			ID: n.ID, Options: n.Options, Internal: n.Internal, WantIPv4: n.EnableIPv4 == nil || *n.EnableIPv4, WantIPv6: n.EnableIPv6,
 		}}
-		leased := n.IPAM.Driver == r.driver
+		leased := n.IPAM.Driver == n.Driver || r.ours(n.IPAM.Driver)
 		for _, c := range n.IPAM.Config {
 			subnet, err := netip.ParsePrefix(c.Subnet)
 			if err != nil || n.IPAM.Driver == "null" {
@@ -197,6 +212,10 @@ func addrIn(s string) netip.Addr {
 	}
 	return a
 }
+
+// ours reports whether Docker means us by the name of a driver: lanyard, or that of a managed
+// plugin such as registry.example.org/net/lanyard:latest.
+func (r *repairer) ours(driver string) bool { return plan.IsDriver(driver, r.driver) }
 
 // driverName is the name that Docker gives the plugin at a socket.
 func driverName(socket string) string { return strings.TrimSuffix(filepath.Base(socket), ".sock") }

@@ -14,7 +14,14 @@ func TestDockerDoesNotTellAll(t *testing.T) {
 	answers := map[string]int{}
 	docker := http.NewServeMux()
 	docker.HandleFunc("GET /networks", func(w http.ResponseWriter, _ *http.Request) {
-		fmt.Fprint(w, `[{"ID":"net1","Name":"lan","Driver":"lanyard"},{"ID":"net2","Name":"other","Driver":"bridge"}]`)
+		fmt.Fprint(w, `[{"ID":"net1","Name":"lan","Driver":"lanyard"},{"ID":"net2","Name":"other","Driver":"bridge"},
+			{"ID":"net3","Name":"managed","Driver":"example.org/net/lanyard:1.2"},{"ID":"net4","Name":"renamed","Driver":"ours:latest"},
+			{"ID":"net5","Name":"on another node","Scope":"swarm","Driver":"lanyard:latest","IPAM":{"Driver":""}},
+			{"ID":"net6","Name":"a task's","Scope":"swarm","Driver":"lanyard:latest","IPAM":{"Driver":""}}]`)
+	})
+	docker.HandleFunc("GET /networks/{id}", func(w http.ResponseWriter, r *http.Request) {
+		driver := map[string]string{"net6": "lanyard:latest"}[r.PathValue("id")]
+		fmt.Fprintf(w, `{"ID":%q,"Scope":"swarm","Driver":"lanyard:latest","IPAM":{"Driver":%q}}`, r.PathValue("id"), driver)
 	})
 	docker.HandleFunc("GET /containers/json", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprint(w, `[{"ID":"c1"},{"ID":"c2"},{"ID":"c3"}]`)
@@ -32,7 +39,7 @@ func TestDockerDoesNotTellAll(t *testing.T) {
 	})
 	server := httptest.NewServer(docker)
 	defer server.Close()
-	r := &repairer{api: &engineAPI{base: server.URL, patience: 100 * time.Millisecond}, driver: "lanyard"}
+	r := &repairer{api: &engineAPI{base: server.URL, patience: 100 * time.Millisecond}, driver: "lanyard", has: func(id string) bool { return id == "net4" }}
 	for _, c := range []struct {
 		name       string
 		second     int // what Docker answers for c2; 0: nothing in time
@@ -46,7 +53,7 @@ func TestDockerDoesNotTellAll(t *testing.T) {
 	} {
 		answers = map[string]int{"c1": http.StatusOK, "c2": c.second, "c3": http.StatusOK}
 		view, err := r.view(t.Context())
-		if view == nil || view.Incomplete != c.incomplete || (err != nil) != c.incomplete || len(view.Endpoints) != c.endpoints || len(view.Networks) != 1 {
+		if view == nil || view.Incomplete != c.incomplete || (err != nil) != c.incomplete || len(view.Endpoints) != c.endpoints || len(view.Networks) != 4 {
 			t.Errorf("Docker %s: %+v, %v", c.name, view, err)
 		}
 	}

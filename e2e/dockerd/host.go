@@ -67,12 +67,13 @@ func New(ctx context.Context, c Config) (_ *Host, err error) {
 			return nil, err
 		}
 	}
-	// /run/docker and /run/lanyard are the host's own, so that its sockets and
-	// the machine's do not meet.
+	// /run is the host's own, so that its sockets and the machine's do not meet, and shared, as
+	// systemd makes it.
 	script := `set -e
-mkdir -p /run/docker /run/lanyard /var/lib/lanyard
-mount -t tmpfs -o mode=755 lanyard-e2e /run/docker
-mount -t tmpfs -o mode=755 lanyard-e2e /run/lanyard
+mkdir -p /var/lib/lanyard
+mount -t tmpfs -o mode=755 lanyard-e2e /run
+mount --make-shared /run
+mkdir -p /run/docker /run/lanyard
 mount --bind "$0/lanyard" /var/lib/lanyard
 echo nameserver 127.0.0.1 >"$0/resolv.conf"
 mount --bind "$0/resolv.conf" /etc/resolv.conf
@@ -225,8 +226,8 @@ func (h *Host) StartDockerd(ctx context.Context, flags ...string) (err error) {
 		return err
 	}
 	args := append([]string{
-		"--data-root", filepath.Join(h.c.Dir, "data"), "--exec-root", filepath.Join(h.c.Dir, "exec"), "--pidfile", filepath.Join(h.c.Dir, "pid"),
-		"-H", "unix://" + h.Socket(), "--containerd", h.containerdSocket(), "--config-file", config,
+		"--data-root", filepath.Join(h.c.Dir, "data"), "--pidfile", filepath.Join(h.c.Dir, "pid"),
+		"-H", "unix://" + h.Socket(), "-H", "unix:///run/docker.sock", "--containerd", h.containerdSocket(), "--config-file", config,
 		"--bridge=none", "--iptables=false", "--ip6tables=false",
 	}, flags...)
 	if h.dockerd, err = h.start(h.DockerdLog(), "dockerd", args...); err != nil {

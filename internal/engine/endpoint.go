@@ -305,6 +305,13 @@ func (e *Engine) Join(_ context.Context, networkID, endpointID, sandbox string) 
 // whom Docker tells no more.
 const NoParent = "the network has no parent now"
 
+// Has reports whether a network is on record.
+func (e *Engine) Has(networkID string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.networks[networkID] != nil
+}
+
 // Stands reports whether a network's parent is there.
 func (e *Engine) Stands(networkID string) bool {
 	e.mu.Lock()

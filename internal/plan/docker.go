@@ -2,6 +2,7 @@ package plan
 
 import (
 	"maps"
+	"path"
 	"slices"
 	"strings"
 
@@ -65,9 +66,12 @@ func (n *Network) Request(driver, parent, mark string) *Request {
 	return r
 }
 
-// IsDriver reports whether Docker's name of a driver is this one: of a managed plugin it has a tag.
-func IsDriver(name, driver string) bool {
-	return name == driver || strings.TrimSuffix(name, ":latest") == strings.TrimSuffix(driver, ":latest")
+// IsDriver reports whether Docker's name of a driver is this one, but for the registry and tag that it has as a managed plugin.
+func IsDriver(name, driver string) bool { return bare(name) == bare(driver) }
+
+func bare(name string) string {
+	name, _, _ = strings.Cut(path.Base(name), ":")
+	return name
 }
 
 // Made is a network that Docker has as a definition that is like it, with the parent that it has, for
