@@ -21,6 +21,7 @@ func newHostLs(g *globals) *cobra.Command {
 			"draining   alive, and gives out no new addresses, because an operator said so\n" +
 			"silent     not heard of: it is off, its daemon is stopped, or it is cut off from etcd. Its\n" +
 			"           containers may be running, so its addresses stay its own; see: lanyard host forget\n\n" +
+			"HELD are the addresses that it has claimed ahead (-o lease_ahead=N) and not given out.\n\n" +
 			"The host that was asked has a star. Where etcd cannot be asked the list is as it was, and\n" +
 			"standard error says why.",
 		Example: "  lanyard host ls\n  lanyard host ls --json | jq -r '.hosts[] | select(.alive | not) | .name'",
@@ -43,16 +44,16 @@ func newHostLs(g *globals) *cobra.Command {
 			case l.json:
 				return printJSON(out, all)
 			}
-			rows := [][]string{{"ID", "HOST", "STATE", "ADDRESSES", "SINCE", "VERSION"}}
+			rows := [][]string{{"ID", "HOST", "STATE", "ADDRESSES", "HELD", "SINCE", "VERSION"}}
 			for _, h := range all.Hosts {
-				name, count := h.Name, strconv.Itoa(h.Addresses)
+				name, count, held := h.Name, strconv.Itoa(h.Addresses), strconv.Itoa(h.Held)
 				if h.Self {
 					name += " *"
 				}
 				if all.Problem != "" {
-					count = "-"
+					count, held = "-", "-"
 				}
-				rows = append(rows, []string{shorten(h.ID, l.whole), or(name), hostState(&h), count, ago(h.Began, time.Now()), or(h.Version)})
+				rows = append(rows, []string{shorten(h.ID, l.whole), or(name), hostState(&h), count, held, ago(h.Began, time.Now()), or(h.Version)})
 			}
 			return printTable(out, rows)
 		},
@@ -113,6 +114,8 @@ func newHostForget(g *globals) *cobra.Command {
 			"elsewhere under the same name has its address again, if the engine says who it is. Addresses are\n" +
 			"looked for on the wire before they are given out, so that a host that was not gone after all is\n" +
 			"noticed, as long as conflict detection is on.\n\n" +
+			"A host that is only cut off from etcd goes on to give out what it has claimed ahead (lease_ahead):\n" +
+			"after this the others give out the same. Have it off before.\n\n" +
 			"A host that is alive is refused, unless --force is given.",
 		Example:           "  lanyard host forget node2",
 		Args:              oneArg("host"),
@@ -125,7 +128,11 @@ func newHostForget(g *globals) *cobra.Command {
 			case asJSON:
 				return printJSON(cmd.OutOrStdout(), h)
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s is forgotten; %d addresses are free\n", h.Name, h.Addresses)
+			held := ""
+			if h.Held > 0 {
+				held = fmt.Sprintf(", and %d that it held ahead", h.Held)
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s is forgotten; %d addresses are free%s\n", h.Name, h.Addresses, held)
 			return nil
 		},
 	}

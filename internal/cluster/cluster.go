@@ -56,10 +56,14 @@ type Cluster struct {
 	conf Config
 	log  *slog.Logger
 	with clientv3.Config
+	// before says that this host was one of the cluster's before; Run's.
+	before bool
 	// client is made by Run, and there when down is nil.
 	client *clientv3.Client
 	// Requests counts what etcd was asked for.
 	Requests atomic.Int64
+	// heard is closed when etcd has answered once, or has not.
+	heard chan struct{}
 
 	mu    sync.Mutex // guards what follows
 	down  error      // why etcd cannot be asked; nil: it can, for all that is known
@@ -83,7 +87,7 @@ func New(conf Config, salt []byte, log *slog.Logger) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{conf: conf, log: log, salt: salt, hosts: map[string]Host{}, down: errNotYet, since: time.Now()}
+	c := &Cluster{conf: conf, log: log, salt: salt, before: salt != nil, hosts: map[string]Host{}, heard: make(chan struct{}), down: errNotYet, since: time.Now()}
 	c.with = clientv3.Config{
 		Endpoints: conf.Endpoints, DialTimeout: patience, TLS: tls, Username: conf.User, Password: password, Logger: zap.NewNop(),
 		DialKeepAliveTime: 5 * time.Second, DialKeepAliveTimeout: 3 * time.Second,
@@ -128,6 +132,10 @@ func (c *Cluster) Up() (since time.Time, why error) {
 	defer c.mu.Unlock()
 	return c.since, c.down
 }
+
+// Heard is closed as soon as Up has an answer of etcd's, or there is none: within seconds of
+// Run.
+func (c *Cluster) Heard() <-chan struct{} { return c.heard }
 
 func (c *Cluster) unavailable(why error) error {
 	return lan.Refusef(lan.ErrUnavailable, "etcd at %s cannot be used (%s), and "+NoNewAddress+"; running containers go on; try: lanyard host ls", c.conf.Where(), reason(why))
@@ -176,6 +184,9 @@ func (c *Cluster) lose(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.down == nil || errors.Is(c.down, errNotYet) {
+		if errors.Is(c.down, errNotYet) {
+			close(c.heard)
+		}
 		c.since = time.Now()
 		c.log.Warn("etcd cannot be used: no new addresses until it can; running containers go on", "etcd", c.conf.Where(), "err", reason(err))
 	}
@@ -191,6 +202,7 @@ func (c *Cluster) find() {
 	}
 	what := "etcd is back"
 	if errors.Is(c.down, errNotYet) {
+		close(c.heard)
 		what = "addresses are shared with other hosts"
 	}
 	c.log.Info(what, "etcd", c.conf.Where(), "after", time.Since(c.since).Round(time.Millisecond))
@@ -350,6 +362,10 @@ func (c *Cluster) register(ctx context.Context) (clientv3.LeaseID, error) {
 	if err != nil {
 		return 0, err
 	}
+	if len(old.Kvs) == 0 && c.before {
+		c.log.Warn("this host was forgotten by the others: what it had may have been given to them; what is in use here and free is claimed again")
+	}
+	c.before = true
 	for {
 		var is record
 		was := int64(0)

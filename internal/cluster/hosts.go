@@ -30,8 +30,10 @@ type Host struct {
 	Drained bool `json:"drained"`
 	// Self says that it is the one that was asked.
 	Self bool `json:"self"`
-	// Addresses is how many it has; Hosts fills it in.
+	// Addresses is how many it has, and Held how many it holds ahead besides; Hosts fills
+	// them in.
 	Addresses int `json:"addresses"`
+	Held      int `json:"held"`
 }
 
 // record is a host in etcd.
@@ -163,11 +165,19 @@ type Hosts struct {
 // Hosts lists the hosts by name, with how many addresses each has. It reads all claims.
 func (c *Cluster) Hosts(ctx context.Context) Hosts {
 	all := Hosts{Etcd: c.conf.Where(), Prefix: c.conf.Prefix}
-	count := map[string]int{}
+	type counts struct{ used, held int }
+	count := map[string]counts{}
 	err := c.eachClaim(ctx, func(cl Claim) {
-		if cl.State == Taken {
-			count[cl.Host]++
+		n := count[cl.Host]
+		switch {
+		case cl.State != Taken:
+			return
+		case cl.Held:
+			n.held++
+		default:
+			n.used++
 		}
+		count[cl.Host] = n
 	})
 	if err != nil {
 		count = nil
@@ -181,12 +191,12 @@ func (c *Cluster) Hosts(ctx context.Context) Hosts {
 	}
 	list := make([]Host, 0, len(c.hosts))
 	for id, h := range c.hosts {
-		h.Addresses = count[id]
+		h.Addresses, h.Held = count[id].used, count[id].held
 		delete(count, id)
 		list = append(list, h)
 	}
 	for id, n := range count { // of one whose record was lost
-		list = append(list, Host{ID: id, Addresses: n})
+		list = append(list, Host{ID: id, Addresses: n.used, Held: n.held})
 	}
 	slices.SortFunc(list, func(a, b Host) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID)) })
 	all.Hosts = list
@@ -258,7 +268,7 @@ func (c *Cluster) Drain(ctx context.Context, name string, on bool) (Host, error)
 
 // Forget says that a host is gone for good: its addresses are free, for who had them first, and
 // it is on the list no more. One that is alive is refused, unless force is set. It returns how
-// many addresses it had.
+// many addresses it had, and how many it held.
 func (c *Cluster) Forget(ctx context.Context, name string, force bool) (h Host, err error) {
 	if h, err = c.host(name); err != nil {
 		return h, err
@@ -267,11 +277,18 @@ func (c *Cluster) Forget(ctx context.Context, name string, force bool) (h Host, 
 		return h, lan.Refusef(lan.ErrConflict, "host %s is alive, and its containers use its addresses; try: lanyard host drain %s, stop its containers, or --force if it is known to be off", h.Name, h.Name)
 	}
 	var its []Change
-	h.Addresses = 0
+	held := map[string]bool{}
+	h.Addresses, h.Held = 0, 0
 	err = c.eachClaim(ctx, func(cl Claim) {
 		if cl.Host == h.ID && cl.State == Taken {
 			was := cl.Rev
-			cl.State, cl.Since = Idle, time.Now().UTC()
+			if cl.State = Idle; cl.Held {
+				held[cl.Segment+" "+cl.Addr.String()] = true
+				if cl.Owner == "" {
+					cl.State = "" // it was nobody's
+				}
+			}
+			cl.Held, cl.Since = false, time.Now().UTC()
 			its = append(its, Change{Claim: cl, Was: was})
 		}
 	})
@@ -284,7 +301,11 @@ func (c *Cluster) Forget(ctx context.Context, name string, force bool) (h Host, 
 			return h, err
 		}
 		for _, d := range done {
-			if d.Won {
+			switch {
+			case !d.Won:
+			case held[d.Segment+" "+d.Addr.String()]:
+				h.Held++
+			default:
 				h.Addresses++
 			}
 		}

@@ -169,6 +169,12 @@ func New(c Config, s store.State) (*Manager, error) {
 		case store.Reserved:
 			sp.set.Forget(a.Addr)
 			sp.reserved[a.Addr] = a
+		case store.Held:
+			if m.cluster == nil {
+				sp.set.Forget(a.Addr)
+				continue
+			}
+			sp.ahead[a.Addr] = &hold{pool: a.Pool, since: a.Since, owner: a.Owner, name: a.Name}
 		default:
 			return nil, fmt.Errorf("address %s on record is %q: a newer lanyard wrote it", a.Addr, a.State)
 		}

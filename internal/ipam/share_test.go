@@ -130,8 +130,14 @@ func (b *bench) settled() {
 			if sp.segment == "" {
 				continue
 			}
+			for addr := range sp.ahead {
+				if c := have[addr.String()]; !c.Held || c.Host != "id-"+b.name || sp.ahead[addr].leaving {
+					why += fmt.Sprintf("%s is held, and the claim is %+v; ", addr, c)
+				}
+				delete(have, addr.String())
+			}
 			for addr := range sp.handed {
-				if c := have[addr.String()]; c.State != cluster.Taken || c.Host != "id-"+b.name {
+				if c := have[addr.String()]; c.State != cluster.Taken || c.Host != "id-"+b.name || c.Held {
 					why += fmt.Sprintf("%s is handed out, and the claim is %+v; ", addr, c)
 				}
 				delete(have, addr.String())
@@ -615,6 +621,7 @@ func TestSharedFaults(t *testing.T) {
 		etcds = append(etcds, own)
 	}
 	hosts := hostsThatShare(t, "10.9.0.0/27", noACD, etcds...)
+	hosts[2].setAhead(4)
 	run, stop := context.WithTimeout(ctx, time.Duration(seconds)*time.Second)
 	defer stop()
 	var mu sync.Mutex
