@@ -238,7 +238,7 @@ func (c *daemonConfig) cluster(db *store.DB) (*cluster.Cluster, error) {
 	}
 	if c.store == "" {
 		if was != nil {
-			return nil, errors.New("this host shares its addresses with others, and was started without --store; try: lanyard daemon --store etcd://..., store: in "+defaultConfig+", or lanyard store migrate")
+			return nil, errors.New("this host shares its addresses with others, and was started without --store; try: lanyard daemon --store etcd://..., store: in " + defaultConfig + ", or lanyard store migrate")
 		}
 		return nil, nil //nolint:nilnil // there is none
 	}

@@ -7,8 +7,8 @@
 // Claims have no time to live: those of a host that is gone stay until somebody says that it is
 // gone for good (Forget), because its containers may still be running.
 //
-// Keys, below the prefix: format, salt, hosts/ID, alive/ID (with a time to live), and
-// claims/SEGMENT/ADDRESS.
+// Keys, below the prefix: format, salt, policy, hosts/ID, alive/ID (with a time to live),
+// silent/ID, and claims/SEGMENT/ADDRESS.
 package cluster
 
 import (
@@ -56,6 +56,10 @@ type Cluster struct {
 	conf Config
 	log  *slog.Logger
 	with clientv3.Config
+	// forgotten, which may be nil, is told of hosts that this one has forgotten by policy.
+	forgotten func(Host)
+	// leastSilence and leastCount are the constants, but for tests.
+	leastSilence, leastCount time.Duration
 	// before says that this host was one of the cluster's before; Run's.
 	before bool
 	// client is made by Run, and there when down is nil.
@@ -70,6 +74,12 @@ type Cluster struct {
 	since time.Time  // when that began
 	salt  []byte
 	hosts map[string]Host
+	// silences are of hosts that are not alive, by ID; policyRev is the policy's revision, and
+	// policyAt when it was seen here.
+	silences  map[string]silent
+	policy    Policy
+	policyRev int64
+	policyAt  time.Time
 	// drained says that this host is to give out no new addresses.
 	drained bool
 	// member says that etcd was seen to be the cluster that this host belongs to.
@@ -87,7 +97,7 @@ func New(conf Config, salt []byte, log *slog.Logger) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{conf: conf, log: log, salt: salt, before: salt != nil, hosts: map[string]Host{}, heard: make(chan struct{}), down: errNotYet, since: time.Now()}
+	c := &Cluster{conf: conf, log: log, salt: salt, before: salt != nil, hosts: map[string]Host{}, silences: map[string]silent{}, leastSilence: leastSilence, leastCount: leastCount, heard: make(chan struct{}), down: errNotYet, since: time.Now()}
 	c.with = clientv3.Config{
 		Endpoints: conf.Endpoints, DialTimeout: patience, TLS: tls, Username: conf.User, Password: password, Logger: zap.NewNop(),
 		DialKeepAliveTime: 5 * time.Second, DialKeepAliveTimeout: 3 * time.Second,
@@ -327,6 +337,10 @@ func (c *Cluster) stay(ctx context.Context) error {
 	c.find()
 	followed := make(chan error, 1)
 	go func() { followed <- c.followHosts(ctx) }()
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	defer cancel()
+	watching.Go(func() { c.watchSilence(ctx) })
 	for {
 		select {
 		case _, ok := <-kept:
@@ -392,7 +406,7 @@ func (c *Cluster) register(ctx context.Context) (clientv3.LeaseID, error) {
 		}
 		c.Requests.Add(1)
 		w, err := c.client.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(keyHost), "=", was)).
-			Then(clientv3.OpPut(keyHost, string(value)), clientv3.OpPut(c.key("alive", c.conf.Host), string(beat), clientv3.WithLease(lease.ID))).
+			Then(clientv3.OpPut(keyHost, string(value)), clientv3.OpPut(c.key("alive", c.conf.Host), string(beat), clientv3.WithLease(lease.ID)), clientv3.OpDelete(c.key("silent", c.conf.Host))).
 			Else(clientv3.OpGet(keyHost)).Commit()
 		if err != nil {
 			return 0, err

@@ -144,7 +144,7 @@ func (m *Manager) tellSoon(sp *space, addr netip.Addr) {
 // after the grace period, or for them. Those that were probed go first. The caller holds mu.
 func (m *Manager) pickAhead(p *place, w want, free func(netip.Addr) bool) (best netip.Addr) {
 	sp := p.space
-	rested := time.Now().Add(-p.rec.Policy.GraceTime())
+	rested := m.rested(p)
 	for _, addr := range sp.holdsOf(p) {
 		h := sp.ahead[addr]
 		if !free(addr) || h.fresh || h.owner != "" && h.owner != w.owner && h.since.After(rested) {
@@ -206,7 +206,7 @@ func (m *Manager) adopt(sp *space, c cluster.Claim) bool {
 		if p.run.Contains(c.Addr) && len(sp.holdsOf(p)) < m.aheadOf(p) {
 			h := &hold{pool: p.rec.ID, owner: c.Owner, name: c.Name}
 			if c.Owner != "" {
-				h.since = c.Since
+				h.since = m.steady()
 			}
 			m.keepAhead(sp, c.Addr, h)
 			return true
@@ -351,7 +351,7 @@ func (m *Manager) chooseAhead(p *place, hosts map[netip.Addr]string) (claimAhead
 		}
 	}
 	was := idleOf(sp)
-	rested := time.Now().Add(-p.rec.Policy.GraceTime())
+	rested := m.rested(p)
 	addr, ok := p.view.Pick(rested, func(a netip.Addr) bool { was.note(a); return !free(a) })
 	return claimAhead{place: p, addr: addr, was: was.of(addr)}, ok
 }
@@ -363,7 +363,7 @@ func (m *Manager) claimAhead(ctx context.Context, sp *space, list []claimAhead) 
 	for i, c := range list {
 		was := sp.claims[c.addr]
 		changes[i] = cluster.Change{Was: was.Was(), Claim: cluster.Claim{
-			Segment: sp.segment, Addr: c.addr, State: cluster.Taken, Held: true, Host: m.cluster.Self(), Owner: was.Owner, Name: was.Name, Source: SourcePool, Since: time.Now().UTC(),
+			Segment: sp.segment, Addr: c.addr, State: cluster.Taken, Held: true, Host: m.cluster.Self(), Owner: was.Owner, Name: was.Name, Source: SourcePool, Since: m.wall().UTC(),
 		}}
 	}
 	m.mu.Unlock()

@@ -238,7 +238,7 @@ func (m *Manager) choose(p *place, w want, hosts map[netip.Addr]string) (g *gran
 				if !w.firm && sp.ahead[addr].owner == w.owner && free(addr) {
 					since := sp.ahead[addr].since
 					g, probed := m.spend(q, addr, w, SourceIdentity)
-					return g, probed || sp.watchedSince(since), nil
+					return g, probed || m.watchedSince(sp, since), nil
 				}
 			}
 			if i := slices.IndexFunc(q.stock, func(r *ready) bool { return r.was != nil && r.was.Owner == w.owner && !r.held }); i >= 0 && free(q.stock[i].addr) && !away {
@@ -247,7 +247,7 @@ func (m *Manager) choose(p *place, w want, hosts map[netip.Addr]string) (g *gran
 			}
 			if addr, ok := sp.set.LastOf(w.owner, subnetRun(q)); ok && free(addr) && (!away || m.untold(sp, addr)) {
 				i, _ := sp.set.IdleAt(addr)
-				return m.take(q, addr, w, SourceIdentity), sp.watchedSince(i.Since), nil
+				return m.take(q, addr, w, SourceIdentity), m.watchedSince(sp, i.Since), nil
 			}
 		}
 	}
@@ -271,7 +271,7 @@ func (m *Manager) choose(p *place, w want, hosts map[netip.Addr]string) (g *gran
 	}
 	for range 2 {
 		for _, q := range places {
-			rested := time.Now().Add(-q.rec.Policy.GraceTime())
+			rested := m.rested(q)
 			was := idleOf(sp)
 			if addr, ok := q.view.Pick(rested, func(a netip.Addr) bool { was.note(a); return !free(a) }); ok {
 				g := m.granted(q, addr, w, SourcePool)
@@ -347,7 +347,7 @@ func (m *Manager) chooseThis(p *place, w want, hosts map[netip.Addr]string) (*gr
 	}
 	m.unhold(sp, w.addr)
 	if i, ok := sp.set.IdleAt(w.addr); ok {
-		probed = probed || sp.watchedSince(i.Since) && c == nil
+		probed = probed || m.watchedSince(sp, i.Since) && c == nil
 	}
 	return m.take(p, w.addr, w, SourceUser), probed, nil
 }
@@ -369,7 +369,7 @@ func (m *Manager) granted(p *place, addr netip.Addr, w want, source string) *gra
 	sp := p.space
 	sp.handed[addr] = time.Now()
 	g := &grant{space: sp, bits: p.rec.Subnet.Bits(), rec: store.Address{
-		Space: sp.key, Addr: addr, State: store.Taken, Pool: p.rec.ID, Owner: w.owner, Name: w.name, Source: source, Since: time.Now().UTC(),
+		Space: sp.key, Addr: addr, State: store.Taken, Pool: p.rec.ID, Owner: w.owner, Name: w.name, Source: source, Since: m.wall().UTC(),
 	}}
 	g.rec.Reservation = sp.reserved[addr]
 	return g
@@ -502,7 +502,7 @@ func (m *Manager) letGo(sp *space, addr netip.Addr) (*store.Op, error) {
 		op := m.rest(l)
 		return &op, nil
 	}
-	now := time.Now().UTC()
+	now := m.now(sp).UTC()
 	var op store.Op
 	if sp.segment != "" && rec != nil {
 		// The claim remembers who had it.

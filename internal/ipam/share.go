@@ -44,8 +44,9 @@ type sharing struct {
 	claiming  bool
 	claimed   time.Time
 	following bool
-	// synced is closed when all claims are known.
-	synced chan struct{}
+	// synced is closed when all claims are known, and syncedAt is when that was last, by steady.
+	synced   chan struct{}
+	syncedAt time.Time
 }
 
 // debt is a claim of ours that the store is to be told something of: what that is, what is here
@@ -68,6 +69,23 @@ func Segment(key string) string {
 	}
 	return "untagged"
 }
+
+// steady is a time that goes on evenly whatever becomes of the clock on the wall, by which it began. How
+// long an address of a shared space rests is measured by it.
+func (m *Manager) steady() time.Time { return m.began.Add(m.clock.now() - m.beganTime) }
+
+// now is the time by which the addresses of a space rest. Those of a space that is not shared rest
+// across restarts, by the clock on the wall. The caller holds mu.
+func (m *Manager) now(sp *space) time.Time {
+	if sp.segment != "" {
+		return m.steady()
+	}
+	return m.wall()
+}
+
+// rested is the time before which an address of a pool was given back that goes to others. The
+// caller holds mu.
+func (m *Manager) rested(p *place) time.Time { return m.now(p.space).Add(-p.rec.Policy.GraceTime()) }
 
 // enter notes that a network is on a wire. The caller holds mu.
 func (m *Manager) enter(n *lan.Network, key string) {
@@ -237,6 +255,14 @@ func (m *Manager) heed(sp *space, c cluster.Claim, watched bool) {
 	if known && (old.Rev > c.Rev || old.Rev == c.Rev && c.State != "") {
 		return
 	}
+	if c.State == cluster.Idle {
+		// It rests from when that is heard of: what the clock of who gave it back said is another
+		// one's. Those that are heard of together rest in the order in which they began.
+		c.Since = m.steady().Add(time.Duration(c.Rev))
+		if i, ok := sp.set.IdleAt(addr); ok && c.Host == m.cluster.Self() && i.Owner == c.Owner {
+			c.Since = i.Since // given back here
+		}
+	}
 	if sp.claims[addr] = c; watched && c.State == "" {
 		delete(sp.claims, addr) // nothing older can come any more
 	}
@@ -329,9 +355,9 @@ func (m *Manager) owedClaims() (sp *space, list []cluster.Change) {
 				list = append(list, cluster.Change{Claim: m.claimOf(sp, rec, was), Was: was.Was()})
 				continue
 			}
-			now.State, now.Held, now.Since = "", false, time.Now().UTC()
+			now.State, now.Held, now.Since = "", false, m.wall().UTC()
 			if i, ok := sp.set.IdleAt(addr); ok {
-				now.State, now.Since, now.Owner = cluster.Idle, i.Since, i.Owner
+				now.State, now.Owner = cluster.Idle, i.Owner
 			}
 			if was.Reserved != nil {
 				now.State, now.Owner, now.Name = cluster.Reserved, "", ""
@@ -465,6 +491,7 @@ func (m *Manager) sync(sp *space, list []cluster.Claim, rev int64) {
 	if len(missing) > 0 {
 		m.later(func(ctx context.Context) { m.reclaim(ctx, sp, missing) })
 	}
+	sp.syncedAt = m.steady().Add(time.Duration(rev))
 	select {
 	case <-sp.synced:
 	default:
@@ -488,7 +515,7 @@ func (m *Manager) reclaim(ctx context.Context, sp *space, addrs []netip.Addr) {
 			continue
 		case sp.held(addr) && rec != nil && rec.State == store.Taken:
 		case sp.held(addr) && sp.users[addr] == nil && rec == nil:
-			rec = &store.Address{Addr: addr, Name: "the host", Since: time.Now().UTC()}
+			rec = &store.Address{Addr: addr, Name: "the host", Since: m.wall().UTC()}
 		case !sp.held(addr) && sp.reserved[addr] != nil && was.State == "":
 			r := sp.reserved[addr]
 			list = append(list, cluster.Change{Was: was.Was(), Claim: cluster.Claim{

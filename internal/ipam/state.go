@@ -209,7 +209,7 @@ func (m *Manager) count(p *place, hosts map[netip.Addr]string) Counts {
 		}
 	}
 	idle := uint64(0)
-	rested := time.Now().Add(-p.rec.Policy.GraceTime())
+	rested := m.rested(p)
 	for _, i := range sp.set.AllIdle(p.run) {
 		idle++
 		if i.Since.After(rested) && i.Owner != "" {

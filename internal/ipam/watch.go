@@ -94,10 +94,16 @@ type wire struct {
 	stop      context.CancelFunc
 }
 
-// watchedSince reports whether the wire has been listened to since t, and t is so
-// short a time ago that an address which was ours then need not be probed.
-func (s *space) watchedSince(t time.Time) bool {
-	return s.wire != nil && s.wire.acd != nil && s.wire.started && s.wire.since.Before(t) && time.Since(t) < time.Minute
+// watchedSince is watchedFor of an address that rests since t. Where that was heard of with all
+// claims it is not known when it began. The caller holds mu.
+func (m *Manager) watchedSince(sp *space, t time.Time) bool {
+	return t.After(sp.syncedAt) && sp.watchedFor(m.now(sp).Sub(t))
+}
+
+// watchedFor reports whether the wire has been listened to for so long, and that is so short a
+// time that an address which was ours before need not be probed.
+func (s *space) watchedFor(d time.Duration) bool {
+	return s.wire != nil && s.wire.acd != nil && s.wire.started && -time.Second < d && d < min(time.Minute, time.Since(s.wire.since))
 }
 
 // needs are what the networks of a wire want of it.
@@ -530,7 +536,7 @@ func (m *Manager) refill(p *place, w *wire, hosts map[netip.Addr]string) (todo [
 	}
 	for len(p.stock) < wantStock(p) {
 		was := idleOf(sp)
-		rested := time.Now().Add(-p.rec.Policy.GraceTime())
+		rested := m.rested(p)
 		addr, ok := p.view.Pick(rested, func(a netip.Addr) bool { was.note(a); return !m.available(sp, a, hosts) })
 		if !ok {
 			break
