@@ -443,3 +443,42 @@ func TestSharedAheadProbed(t *testing.T) {
 	_, err := b.ask(pool, "", "")
 	wantErr(t, err, "etcd")
 }
+
+// An address that is held and that Docker's own IPAM driver gives to a container is in use, for
+// the other hosts too, and free when the container has gone.
+func TestSharedAheadOfAnotherDriver(t *testing.T) {
+	e := kerneltest.NewEtcd(t, 1)
+	hosts := hostsThatShare(t, "10.9.0.0/26", noACD, e.Endpoints, e.Endpoints)
+	a, b := hosts[0], hosts[1]
+	a.setAhead(2)
+	held := a.holding(2)
+	n := &lan.Network{ID: "docker", Kind: lan.Macvlan, Mode: lan.ModeBridge, Parent: lan.ParentSpec{Name: "eth1"}, IPv4: []lan.Subnet{{Pool: netip.MustParsePrefix("10.9.0.0/26")}}}
+	if _, _, err := a.Bind(n, a.keys["n1"]); err != nil {
+		t.Fatal(err)
+	}
+	ep := &lan.Endpoint{ID: "ep1", NetworkID: "docker", IPv4: netip.MustParsePrefix(held[0] + "/26"), MAC: "02:00:00:00:00:07"}
+	ops, err := a.Assign(n, a.keys["n1"], ep, ep.MAC, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.db.Write(ops...); err != nil {
+		t.Fatal(err)
+	}
+	a.await("etcd has it as in use", func() bool {
+		c := a.claims()[held[0]]
+		return c.State == cluster.Taken && c.Host == "id-host0" && !c.Held
+	})
+	if now := a.holding(2); slices.Contains(now, held[0]) {
+		t.Errorf("%s is in use and held", held[0])
+	}
+	if _, err := b.ask(b.pool(), held[0], ""); err == nil {
+		t.Error("it is given elsewhere")
+	}
+	if err := a.db.Write(a.Leave(n, a.keys["n1"], ep)...); err != nil {
+		t.Fatal(err)
+	}
+	b.await("it is free", func() bool {
+		_, err := b.ask(b.pool(), held[0], "")
+		return err == nil
+	})
+}

@@ -525,6 +525,9 @@ func (m *Manager) letGo(sp *space, addr netip.Addr) (*store.Op, error) {
 	case rec == nil:
 		// An endpoint of a network with another IPAM driver had it.
 		sp.set.Forget(addr)
+		if m.cluster != nil && m.owes(sp, addr) {
+			m.owe(sp, addr) // it was claimed ahead before that
+		}
 		return nil, nil
 	default:
 		rec.State, rec.Since = store.Idle, now

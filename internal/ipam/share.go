@@ -133,6 +133,22 @@ func (sp *space) held(addr netip.Addr) bool {
 	return false
 }
 
+// unmanaged reports whether an address that is this host's is not lanyard's to give: the host's own, or a
+// container's that Docker's IPAM driver gave. The caller holds mu.
+func (sp *space) unmanaged(addr netip.Addr) bool {
+	u := sp.users[addr]
+	if u == nil {
+		_, handed := sp.handed[addr]
+		return !handed
+	}
+	n := sp.nets[u.network]
+	if n == nil {
+		return false
+	}
+	s, _ := n.SubnetOf(addr)
+	return !s.Leased && !n.Own
+}
+
 // foreign is the claim of another host that has an address; false if none has. The caller
 // holds mu.
 func (m *Manager) foreign(sp *space, addr netip.Addr) (cluster.Claim, bool) {
@@ -346,6 +362,9 @@ func (m *Manager) owedClaims() (sp *space, list []cluster.Change) {
 			now := was
 			if sp.held(addr) {
 				rec, err := m.db.Address(sp.key, addr)
+				if err == nil && rec == nil && sp.unmanaged(addr) {
+					rec = &store.Address{Addr: addr, State: store.Taken, Source: "ipam", Since: m.wall().UTC()}
+				}
 				if err != nil || rec == nil || rec.State != store.Taken {
 					delete(sp.owed, addr)
 					m.tellSoon(sp, addr) // it is on its way to the disk
