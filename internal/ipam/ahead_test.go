@@ -98,7 +98,7 @@ func (b *bench) killed() {
 }
 
 // With etcd away a host gives out exactly what it has claimed ahead, across a kill, and nobody
-// else is given any of it; with etcd back it claims as many again, in few requests.
+// else is given any of it; with etcd back it claims as many again.
 func TestSharedAhead(t *testing.T) {
 	e := kerneltest.NewEtcd(t, 1)
 	proxy := kerneltest.NewProxy(t, e.Endpoints[0])
@@ -161,7 +161,6 @@ func TestSharedAhead(t *testing.T) {
 		}
 	}
 
-	was := a.cluster.Requests.Load()
 	proxy.Set(kerneltest.Pass)
 	if now := a.holding(6); slices.ContainsFunc(now, func(addr string) bool { return mine[addr] }) {
 		t.Errorf("%v are held, and %v given out", now, mine)
@@ -173,8 +172,6 @@ func TestSharedAhead(t *testing.T) {
 			t.Errorf("etcd was told of %s: %+v", addr, c)
 		}
 	}
-	// Those of the waiting test itself, and of being alive, are more than the two of the work.
-	t.Logf("%d requests until all was told and claimed", a.cluster.Requests.Load()-was)
 }
 
 // What is held is given out without a request, one that was given out is told together with
@@ -276,9 +273,19 @@ func TestSharedAheadGivenBack(t *testing.T) {
 	}
 	a.setAhead(3)
 	held := a.holding(3)
-	addr := netip.MustParseAddr("10.9.0.60")
-	claim := cluster.Claim{Segment: "802.1Q:100", Addr: addr, State: cluster.Taken, Held: true, Host: "id-host0", Since: time.Now()}
-	a.end()
+	free := func() netip.Addr {
+		addr := netip.MustParseAddr("10.9.0.2")
+		for slices.Contains(held, addr.String()) {
+			addr = addr.Next()
+		}
+		return addr
+	}
+	end := func() { // only once, also where the test fails
+		a.end()
+		a.end = func() {}
+	}
+	claim := cluster.Claim{Segment: "802.1Q:100", Addr: free(), State: cluster.Taken, Held: true, Host: "id-host0", Since: time.Now()}
+	end()
 	if done, err := b.cluster.Change(ctx, []cluster.Change{{Claim: claim}}); err != nil || !done[0].Won {
 		t.Fatal(done, err)
 	}
@@ -287,8 +294,8 @@ func TestSharedAheadGivenBack(t *testing.T) {
 	if now := a.holding(3); !slices.Equal(held, now) {
 		t.Errorf("it held %v before the restart, and holds %v", held, now)
 	}
-	a.end()
-	claim.Addr = netip.MustParseAddr("10.9.0.61")
+	end()
+	claim.Addr = free()
 	if done, err := b.cluster.Change(ctx, []cluster.Change{{Claim: claim}}); err != nil || !done[0].Won {
 		t.Fatal(done, err)
 	}
@@ -307,8 +314,8 @@ func TestSharedAheadGivenBack(t *testing.T) {
 	}
 	a.start()
 	a.synced()
-	if now := a.holding(4); !slices.Equal(append(held, "10.9.0.61"), now) {
-		t.Errorf("it holds %v: before were %v and 10.9.0.61", now, held)
+	if now := a.holding(4); !slices.Contains(now, claim.Addr.String()) || slices.ContainsFunc(held, func(addr string) bool { return !slices.Contains(now, addr) }) {
+		t.Errorf("it holds %v: before were %v and %s", now, held, claim.Addr)
 	}
 	// An operator's reservation takes one.
 	if err := a.Reserve("", netip.MustParseAddr(held[0]), "web", ""); err != nil {
