@@ -25,7 +25,7 @@ type namedAddress struct {
 
 // addressStates are the words that --state takes.
 var addressStates = []string{
-	ipam.StateUsed, ipam.StateStarting, ipam.StateResting, ipam.StateIdle, ipam.StateReserved, ipam.StateGateway, ipam.StateHost, ipam.StateConflict,
+	ipam.StateUsed, ipam.StateStarting, ipam.StateResting, ipam.StateIdle, ipam.StateHeld, ipam.StateReserved, ipam.StateGateway, ipam.StateHost, ipam.StateConflict,
 }
 
 // where are the flags that say which addresses are meant.
@@ -136,6 +136,8 @@ func newAddressLs(g *globals) *cobra.Command {
 			"container had is resting: until the time shown it is kept for that container, then it goes to\n" +
 			"others too, but after those that nobody had. In conflict is one that a device on the wire uses;\n" +
 			"the time shown is when it is looked for again.\n\n" +
+			"Held is one that a host has claimed ahead (-o lease_ahead=N, where hosts share addresses): it is\n" +
+			"nobody's, and that host's to give out.\n\n" +
 			"The names of networks, and on engines before 29 those of containers, come from Docker.",
 		Example: "  lanyard address ls --network lan\n  lanyard address ls --state conflict\n" +
 			"  lanyard address ls --pool 192.168.0.0/16 --state used -q",

@@ -48,27 +48,53 @@ type daemonConfig struct {
 
 func newDaemon(g *globals) *cobra.Command {
 	var c daemonConfig
-	var level, format string
+	var level, format, file string
+	var check, asJSON bool
 	cmd := &cobra.Command{
 		Use:   "daemon",
 		Short: "Serve Docker",
 		Long: "Serve Docker until SIGTERM or SIGINT. Stopping the daemon leaves running containers and their\n" +
 			"traffic alone; on its next start it goes on where it was. Needs root, or CAP_NET_ADMIN.\n\n" +
+			"All flags may be in a YAML file as well, by their names and without the dashes, one a line, such as\n" +
+			"\"store: etcd://10.0.0.1\"; store may have endpoints, prefix, tls, ca, cert, key, user and\n" +
+			"password-file below it instead. What is typed goes before what is in the file. The file\n" +
+			defaultConfig + " need not be there; one that is named must. What is not known in it is refused.\n" +
+			"--check does nothing but that, and prints what would be used and why.\n\n" +
 			"Sockets that systemd hands over under the names \"plugin\" and \"control\" take the place of the\n" +
 			"flags' sockets.",
 		Example: "  systemctl start lanyard\n" +
 			"  sudo lanyard daemon --log-level debug\n" +
+			"  lanyard daemon --check\n" +
 			"  sudo lanyard daemon --state-dir /tmp/try --plugin-socket /tmp/try/p.sock --control-socket /tmp/try/c.sock",
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var err error
+			used, err := configure(cmd, file)
+			if err != nil {
+				return err
+			}
 			if c.log, err = newLog(cmd.ErrOrStderr(), level, format); err != nil {
 				return &usageError{err.Error(), cmd}
 			}
 			if c.store != "" {
-				if _, err := cluster.Parse(c.store); err != nil {
+				conf, err := cluster.Parse(c.store)
+				if err != nil {
 					return &usageError{fmt.Sprintf("--store %s: %v", c.store, err), cmd}
 				}
+				if _, err := cluster.New(conf, nil, c.log); err != nil { // reads the files that it names
+					return fmt.Errorf("store %s: %w", c.store, err)
+				}
+			}
+			switch {
+			case check && asJSON:
+				return printJSON(cmd.OutOrStdout(), used)
+			case check:
+				rows := [][]string{{"SETTING", "VALUE", "FROM"}}
+				for _, s := range used {
+					rows = append(rows, []string{s.Name, or(s.Value), s.From})
+				}
+				return printTable(cmd.OutOrStdout(), rows)
+			case asJSON:
+				return &usageError{"--json goes with --check", cmd}
 			}
 			c.controlSocket = g.socket(cmd)
 			return runDaemon(cmd.Context(), c)
@@ -79,6 +105,9 @@ func newDaemon(g *globals) *cobra.Command {
 	f.StringVar(&c.stateDir, "state-dir", defaultStateDir, "the folder of the state file")
 	f.StringVar(&c.store, "store", "", "share addresses with other hosts, by etcd://HOST[:PORT],.../PREFIX?ca=FILE&cert=FILE&key=FILE&user=NAME&password-file=FILE")
 	f.StringVar(&c.hostName, "host-name", "", "this host's name among those that share addresses (default: its hostname)")
+	f.StringVar(&file, "config", defaultConfig, "a file that these flags may be in as well")
+	f.BoolVar(&check, "check", false, "print the settings that would be used, and where they are from, and do nothing")
+	f.BoolVar(&asJSON, "json", false, "with --check: print JSON, a list of settings")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&format, "log-format", "text", "text (logfmt) or json")
 	for flag, words := range map[string][]cobra.Completion{
@@ -214,7 +243,7 @@ func (c *daemonConfig) cluster(db *store.DB) (*cluster.Cluster, error) {
 	}
 	if c.store == "" {
 		if was != nil {
-			return nil, errors.New("this host shares its addresses with others, and was started without --store; try: lanyard daemon --store etcd://..., or lanyard store migrate")
+			return nil, errors.New("this host shares its addresses with others, and was started without --store; try: lanyard daemon --store etcd://..., store: in " + defaultConfig + ", or lanyard store migrate")
 		}
 		return nil, nil //nolint:nilnil // there is none
 	}

@@ -45,7 +45,8 @@ func newEvents(g *globals) *cobra.Command {
 			"parent-lost        a network's parent is not there, and its containers have no link\n" +
 			"parent-back        the running containers have their links again\n" +
 			"parent-down        a network's parent was set down, or has no carrier\n" +
-			"parent-up          it carries again\n\n" +
+			"parent-up          it carries again\n" +
+			"host-forgotten     this host has forgotten another one, by policy (lanyard host policy)\n\n" +
 			"The daemon remembers the last 1024 since it started. With --follow those that come are shown\n" +
 			"too, until ^C; when the daemon stops, the command fails.",
 		Example: "  lanyard events --since 1h\n  lanyard events --follow --since 0s\n" +

@@ -21,6 +21,9 @@ func newHostLs(g *globals) *cobra.Command {
 			"draining   alive, and gives out no new addresses, because an operator said so\n" +
 			"silent     not heard of: it is off, its daemon is stopped, or it is cut off from etcd. Its\n" +
 			"           containers may be running, so its addresses stay its own; see: lanyard host forget\n\n" +
+			"SINCE is when it became alive or silent. FORGOTTEN is when a silent host is forgotten by policy, at the\n" +
+			"earliest; see: lanyard host policy.\n\n" +
+			"HELD are the addresses that it has claimed ahead (-o lease_ahead=N) and not given out.\n\n" +
 			"The host that was asked has a star. Where etcd cannot be asked the list is as it was, and\n" +
 			"standard error says why.",
 		Example: "  lanyard host ls\n  lanyard host ls --json | jq -r '.hosts[] | select(.alive | not) | .name'",
@@ -43,16 +46,24 @@ func newHostLs(g *globals) *cobra.Command {
 			case l.json:
 				return printJSON(out, all)
 			}
-			rows := [][]string{{"ID", "HOST", "STATE", "ADDRESSES", "SINCE", "VERSION"}}
+			rows := [][]string{{"ID", "HOST", "STATE", "ADDRESSES", "HELD", "SINCE", "FORGOTTEN", "VERSION"}}
 			for _, h := range all.Hosts {
-				name, count := h.Name, strconv.Itoa(h.Addresses)
+				name, count, held := h.Name, strconv.Itoa(h.Addresses), strconv.Itoa(h.Held)
 				if h.Self {
 					name += " *"
 				}
 				if all.Problem != "" {
-					count = "-"
+					count, held = "-", "-"
 				}
-				rows = append(rows, []string{shorten(h.ID, l.whole), or(name), hostState(&h), count, ago(h.Began, time.Now()), or(h.Version)})
+				since, forgotten := h.Began, "-"
+				switch {
+				case h.Alive:
+				case h.ForgottenIn > 0:
+					since, forgotten = h.Silent, "in "+rough(time.Duration(h.ForgottenIn*float64(time.Second)))
+				default:
+					since, forgotten = h.Silent, "never"
+				}
+				rows = append(rows, []string{shorten(h.ID, l.whole), or(name), hostState(&h), count, held, ago(since, time.Now()), forgotten, or(h.Version)})
 			}
 			return printTable(out, rows)
 		},
@@ -113,6 +124,8 @@ func newHostForget(g *globals) *cobra.Command {
 			"elsewhere under the same name has its address again, if the engine says who it is. Addresses are\n" +
 			"looked for on the wire before they are given out, so that a host that was not gone after all is\n" +
 			"noticed, as long as conflict detection is on.\n\n" +
+			"A host that is only cut off from etcd goes on to give out what it has claimed ahead (lease_ahead):\n" +
+			"after this the others give out the same. Have it off before.\n\n" +
 			"A host that is alive is refused, unless --force is given.",
 		Example:           "  lanyard host forget node2",
 		Args:              oneArg("host"),
@@ -125,7 +138,11 @@ func newHostForget(g *globals) *cobra.Command {
 			case asJSON:
 				return printJSON(cmd.OutOrStdout(), h)
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s is forgotten; %d addresses are free\n", h.Name, h.Addresses)
+			held := ""
+			if h.Held > 0 {
+				held = fmt.Sprintf(", and %d that it held ahead", h.Held)
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s is forgotten; %d addresses are free%s\n", h.Name, h.Addresses, held)
 			return nil
 		},
 	}
@@ -150,4 +167,45 @@ func completeHosts(g *globals) cobra.CompletionFunc {
 		}
 		return words, cobra.ShellCompDirectiveNoFileComp
 	}
+}
+
+func newHostPolicy(g *globals) *cobra.Command {
+	var after string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "policy",
+		Short: "Show or change after how long hosts forget one that is silent",
+		Long: "Show or change after how long hosts forget one that is silent, as lanyard host forget does. It is for\n" +
+			"all hosts that share addresses, an hour at least, and never unless it is changed. A host that is\n" +
+			"silent may be running its containers, stopped or cut off from etcd: this is for sites where one\n" +
+			"that is silent for so long is off, or is known to have been taken out.\n\n" +
+			"Silence is counted by the other hosts as they see it, in etcd, by no clock that can be set: what\n" +
+			"passes while none of them runs or can ask etcd is not counted, nor what passed under the policy\n" +
+			"never. One host does it, and says so in its log and in lanyard events.",
+		Example: "  lanyard host policy\n  lanyard host policy --forget-after 72h\n  lanyard host policy --forget-after never",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var p cluster.Policy
+			var err error
+			if cmd.Flags().Changed("forget-after") {
+				p, err = g.client(cmd).SetPolicy(cmd.Context(), after)
+			} else {
+				p, err = g.client(cmd).Policy(cmd.Context())
+			}
+			switch {
+			case err != nil:
+				return explain(err)
+			case asJSON:
+				return printJSON(cmd.OutOrStdout(), p)
+			case p.ForgetAfter == 0:
+				fmt.Fprintln(cmd.OutOrStdout(), "a host that is silent is never forgotten, unless somebody types: lanyard host forget")
+			default:
+				fmt.Fprintf(cmd.OutOrStdout(), "a host that is silent for %s is forgotten\n", duration(p.ForgetAfter))
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&after, "forget-after", "", "a time such as 72h, an hour at least, or never")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON: the policy")
+	return cmd
 }

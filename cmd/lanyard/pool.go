@@ -46,6 +46,8 @@ func newPoolLs(g *globals) *cobra.Command {
 			"The addresses of a network that takes them from the site's DHCP servers are no pool of lanyard's:\n" +
 			"only the leases that containers have (USED), and those kept for containers that ended (RESTING),\n" +
 			"are counted. See: lanyard lease ls.\n\n" +
+			"Where hosts share addresses, HELD are those that hosts have claimed ahead (lease_ahead) and not\n" +
+			"given out; the column is there where there is any.\n\n" +
 			"The control socket has the same figures for Prometheus, at /metrics.",
 		Example: "  lanyard pool ls\n  lanyard pool ls --json | jq -r '.[] | select(.source != \"dhcp\" and .free < 10) | .id'\n" +
 			"  curl --unix-socket " + defaultControlSocket + " http://lanyard/metrics",
@@ -66,9 +68,17 @@ func newPoolLs(g *globals) *cobra.Command {
 			if l.json {
 				return printJSON(out, namePools(all, names))
 			}
+			held := slices.ContainsFunc(all, func(p ipam.PoolState) bool { return p.Held > 0 || p.AheadWanted > 0 })
 			rows := [][]string{{"POOL", "NETWORK", "WIRE", "SIZE", "USED", "FREE", "RESTING", "CONFLICT", "ACD", "BAR"}}
+			if held {
+				rows[0] = slices.Insert(rows[0], heldColumn, "HELD")
+			}
 			for _, p := range all {
-				rows = append(rows, poolRow(&p, names, l.whole, utf8Locale()))
+				row := poolRow(&p, names, l.whole, utf8Locale())
+				if held {
+					row = slices.Insert(row, heldColumn, number(p.Held))
+				}
+				rows = append(rows, row)
 			}
 			return printTable(out, rows)
 		},
@@ -76,6 +86,9 @@ func newPoolLs(g *globals) *cobra.Command {
 	l.addTo(cmd)
 	return cmd
 }
+
+// heldColumn is where what is held is in the table.
+const heldColumn = 6
 
 // poolRow is a pool in columns.
 func poolRow(p *ipam.PoolState, names map[string]string, whole, glyphs bool) []string {
@@ -311,6 +324,9 @@ func printPool(out io.Writer, p *inspectedPool, now time.Time) error {
 		acd += fmt.Sprintf(", %d of %d addresses probed ahead", s.Stock, s.StockWanted)
 	}
 	line("ACD", acd)
+	if s.Ahead > 0 || s.AheadWanted > 0 {
+		line("Ahead", fmt.Sprintf("%d of %d addresses claimed ahead by this host", s.Ahead, s.AheadWanted))
+	}
 	line("Note", s.Note)
 	if s.Conflicts > 0 || s.Defended > 0 {
 		line("Conflicts", fmt.Sprintf("%d seen on the wire since the daemon started, %d times defended", s.Conflicts, s.Defended))
@@ -320,8 +336,12 @@ func printPool(out io.Writer, p *inspectedPool, now time.Time) error {
 		line("Leases", fmt.Sprintf("%d used, %d kept for containers that ended; try: lanyard lease ls", s.Used, s.Resting))
 		return printPoolAddresses(out, p.Addresses, now)
 	}
-	line("Addresses", fmt.Sprintf("%s: %d used, %d set aside, %d resting, %d conflicting, %s free",
-		sizeText(&s.PoolState), s.Used, s.Reserved, s.Resting, s.Conflicting, freeText(&s.PoolState)))
+	held := ""
+	if s.Held > 0 {
+		held = fmt.Sprintf("%d held ahead, ", s.Held)
+	}
+	line("Addresses", fmt.Sprintf("%s: %d used, %d set aside, %d resting, %d conflicting, %s%s free",
+		sizeText(&s.PoolState), s.Used, s.Reserved, s.Resting, s.Conflicting, held, freeText(&s.PoolState)))
 	fmt.Fprintf(out, "%-14s%s\n", "", bar(s.Counts, utf8Locale()))
 	return printPoolAddresses(out, p.Addresses, now)
 }
@@ -346,7 +366,7 @@ var (
 // bar draws how full a pool is: what is used, what is set aside, resting or in conflict,
 // and what is free. What there is any of has one cell at least.
 func bar(c ipam.Counts, glyphs bool) string {
-	parts := [3]float64{float64(c.Used), float64(c.Reserved) + float64(c.Resting) + float64(c.Conflicting), float64(c.Free)}
+	parts := [3]float64{float64(c.Used), float64(c.Reserved) + float64(c.Resting) + float64(c.Conflicting) + float64(c.Held), float64(c.Free)}
 	total, most := 0.0, 2
 	for i, n := range parts {
 		total += n

@@ -77,7 +77,7 @@ func newRoot() *cobra.Command {
 	lease := group(&cobra.Command{Use: "lease", Short: "Look at the leases of DHCP servers, renew them and give them back"})
 	lease.AddCommand(newLeaseLs(g), newLeaseInspect(g), newLeaseRenew(g), newLeaseRelease(g))
 	host := group(&cobra.Command{Use: "host", Short: "Look at the hosts that share addresses, and take one out"})
-	host.AddCommand(newHostLs(g), newHostDrain(g), newHostForget(g))
+	host.AddCommand(newHostLs(g), newHostDrain(g), newHostForget(g), newHostPolicy(g))
 	storeGroup := group(&cobra.Command{Use: "store", Short: "Move what is known of addresses into etcd, or out of it"})
 	storeGroup.AddCommand(newStoreMigrate())
 	root.AddCommand(newDaemon(g), network, endpoint, pool, address, lease, newEvents(g), newRepair(g), host, storeGroup, newVersion(g))

@@ -26,7 +26,8 @@ func newStoreMigrate() *cobra.Command {
 		Short: "Share this host's addresses with others, or no longer",
 		Long: "Move what this host knows of addresses into etcd, from where it shares them with other hosts, or\n" +
 			"out of it. The daemon must be stopped; running containers go on, and keep their addresses. What\n" +
-			"to do: systemctl stop lanyard.socket lanyard; this; change --store of the unit; start it again.\n\n" +
+			"to do: systemctl stop lanyard.socket lanyard; this; change store in\n" +
+			defaultConfig + "; start it again.\n\n" +
 			"To etcd: the addresses of containers are claimed, and those that rest for one, or are reserved,\n" +
 			"are known to all hosts. Where another host has an address that a container has here, nothing is\n" +
 			"changed. (A daemon that starts with --store does the same, but forgets what rests.)\n\n" +
@@ -58,7 +59,7 @@ func newStoreMigrate() *cobra.Command {
 				return printJSON(cmd.OutOrStdout(), m)
 			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%d addresses of containers, %d that rest, %d reserved; now start the daemon %s\n", m.Taken, m.Idle, m.Reserved,
-				map[bool]string{true: "without --store", false: "with --store " + to}[to == toLocal])
+				map[bool]string{true: "without --store, and without store in " + defaultConfig, false: "with --store " + to + ", or store in " + defaultConfig}[to == toLocal])
 			return err
 		},
 	}

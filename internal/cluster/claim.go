@@ -40,6 +40,8 @@ type Claim struct {
 	State State `json:"state,omitempty"`
 	// Host is the ID of who took it, also when it is idle.
 	Host string `json:"host,omitempty"`
+	// Held says that it is taken ahead, and in use by nobody: its host gives it out when it likes.
+	Held bool `json:"held,omitempty"`
 	// Owner is who gets the address again, "" for nobody; Name is the container's name, where
 	// it is known.
 	Owner string `json:"owner,omitempty"`

@@ -7,8 +7,8 @@
 // Claims have no time to live: those of a host that is gone stay until somebody says that it is
 // gone for good (Forget), because its containers may still be running.
 //
-// Keys, below the prefix: format, salt, hosts/ID, alive/ID (with a time to live), claims/SEGMENT/ADDRESS, networks/NAME
-// (definitions of networks that all hosts are to have), and seen/KIND/ID/... (what a host shows the others, for operators).
+// Keys, below the prefix: format, salt, policy, hosts/ID, alive/ID (with a time to live), silent/ID, claims/SEGMENT/ADDRESS,
+// networks/NAME (definitions of networks that all hosts are to have), and seen/KIND/ID/... (what a host shows the others, for operators).
 package cluster
 
 import (
@@ -57,6 +57,12 @@ type Cluster struct {
 	conf Config
 	log  *slog.Logger
 	with clientv3.Config
+	// forgotten, which may be nil, is told of hosts that this one has forgotten by policy.
+	forgotten func(Host)
+	// leastSilence and leastCount are the constants, but for tests.
+	leastSilence, leastCount time.Duration
+	// before says that this host was one of the cluster's before; Run's.
+	before bool
 	// client is made by Run, and there when down is nil.
 	client *clientv3.Client
 	// Requests counts what etcd was asked for.
@@ -68,6 +74,8 @@ type Cluster struct {
 	shownIn int64
 	// redefined rings when networks has changed.
 	redefined chan struct{}
+	// heard is closed when etcd has answered once, or has not.
+	heard chan struct{}
 
 	mu    sync.Mutex // guards what follows
 	down  error      // why etcd cannot be asked; nil: it can, for all that is known
@@ -77,6 +85,12 @@ type Cluster struct {
 	// networks are the definitions as they stood at networksRev, which is 0 as long as they are not known.
 	networks    map[string]Definition
 	networksRev int64
+	// silences are of hosts that are not alive, by ID; policyRev is the policy's revision, and
+	// policyAt when it was seen here.
+	silences  map[string]silent
+	policy    Policy
+	policyRev int64
+	policyAt  time.Time
 	// drained says that this host is to give out no new addresses.
 	drained bool
 	// member says that etcd was seen to be the cluster that this host belongs to.
@@ -94,7 +108,9 @@ func New(conf Config, salt []byte, log *slog.Logger) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{conf: conf, log: log, salt: salt, hosts: map[string]Host{}, down: errNotYet, since: time.Now(), redefined: make(chan struct{}, 1)}
+	c := &Cluster{conf: conf, log: log, salt: salt, before: salt != nil, hosts: map[string]Host{}, silences: map[string]silent{}, leastSilence: leastSilence, leastCount: leastCount, heard: make(chan struct{}), down: errNotYet, since: time.Now(),
+		redefined: make(chan struct{}, 1),
+	}
 	c.with = clientv3.Config{
 		Endpoints: conf.Endpoints, DialTimeout: patience, TLS: tls, Username: conf.User, Password: password, Logger: zap.NewNop(),
 		DialKeepAliveTime: 5 * time.Second, DialKeepAliveTimeout: 3 * time.Second,
@@ -143,6 +159,10 @@ func (c *Cluster) Up() (since time.Time, why error) {
 	return c.since, c.down
 }
 
+// Heard is closed as soon as Up has an answer of etcd's, or there is none: within seconds of
+// Run.
+func (c *Cluster) Heard() <-chan struct{} { return c.heard }
+
 func (c *Cluster) unavailable(why error) error {
 	return lan.Refusef(lan.ErrUnavailable, "etcd at %s cannot be used (%s), and "+NoNewAddress+"; running containers go on; try: lanyard host ls", c.conf.Where(), reason(why))
 }
@@ -190,6 +210,9 @@ func (c *Cluster) lose(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.down == nil || errors.Is(c.down, errNotYet) {
+		if errors.Is(c.down, errNotYet) {
+			close(c.heard)
+		}
 		c.since = time.Now()
 		c.log.Warn("etcd cannot be used: no new addresses until it can; running containers go on", "etcd", c.conf.Where(), "err", reason(err))
 	}
@@ -205,6 +228,7 @@ func (c *Cluster) find() {
 	}
 	what := "etcd is back"
 	if errors.Is(c.down, errNotYet) {
+		close(c.heard)
 		what = "addresses are shared with other hosts"
 	}
 	c.log.Info(what, "etcd", c.conf.Where(), "after", time.Since(c.since).Round(time.Millisecond))
@@ -331,6 +355,10 @@ func (c *Cluster) stay(ctx context.Context) error {
 	followed := make(chan error, 2)
 	go func() { followed <- c.followHosts(ctx) }()
 	go func() { followed <- c.followNetworks(ctx) }()
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	defer cancel()
+	watching.Go(func() { c.watchSilence(ctx) })
 	for {
 		select {
 		case _, ok := <-kept:
@@ -366,6 +394,10 @@ func (c *Cluster) register(ctx context.Context) (clientv3.LeaseID, error) {
 	if err != nil {
 		return 0, err
 	}
+	if len(old.Kvs) == 0 && c.before {
+		c.log.Warn("this host was forgotten by the others: what it had may have been given to them; what is in use here and free is claimed again")
+	}
+	c.before = true
 	for {
 		var is record
 		was := int64(0)
@@ -392,7 +424,7 @@ func (c *Cluster) register(ctx context.Context) (clientv3.LeaseID, error) {
 		}
 		c.Requests.Add(1)
 		w, err := c.client.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(keyHost), "=", was)).
-			Then(clientv3.OpPut(keyHost, string(value)), clientv3.OpPut(c.key("alive", c.conf.Host), string(beat), clientv3.WithLease(lease.ID))).
+			Then(clientv3.OpPut(keyHost, string(value)), clientv3.OpPut(c.key("alive", c.conf.Host), string(beat), clientv3.WithLease(lease.ID)), clientv3.OpDelete(c.key("silent", c.conf.Host))).
 			Else(clientv3.OpGet(keyHost)).Commit()
 		if err != nil {
 			return 0, err

@@ -19,11 +19,18 @@ var ctx = context.Background()
 // host is a host of a cluster that runs until the test ends, or stop is called.
 func host(t testing.TB, name string, endpoints ...string) (c *Cluster, stop func()) {
 	t.Helper()
+	return hostWith(t, name, func(*Cluster) {}, endpoints...)
+}
+
+// hostWith is host, with something done to it before it runs.
+func hostWith(t testing.TB, name string, with func(*Cluster), endpoints ...string) (c *Cluster, stop func()) {
+	t.Helper()
 	log := &kerneltest.Log{}
 	c, err := New(Config{Endpoints: endpoints, Prefix: "/lanyard", Host: "id-" + name, Name: name, Version: "1.2.3"}, nil, slog.New(slog.NewTextHandler(log, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
+	with(c)
 	run, cancel := context.WithCancel(ctx)
 	done := make(chan error, 1)
 	go func() { done <- c.Run(run, func([]byte) error { return nil }) }()

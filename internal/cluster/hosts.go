@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/lanyard-net/lanyard/internal/lan"
@@ -27,12 +28,18 @@ type Host struct {
 	// Alive says that it has been heard of less than 30 s ago, and Began since when.
 	Alive bool      `json:"alive"`
 	Began time.Time `json:"began,omitzero"`
+	// Silent is since when it was not heard of, by the clock of another host, and ForgottenIn
+	// is in how many seconds it is forgotten at the earliest; 0: it is not.
+	Silent      time.Time `json:"silent,omitzero"`
+	ForgottenIn float64   `json:"forgotten_in_seconds,omitempty"`
 	// Drained says that it gives out no new addresses, because an operator said so.
 	Drained bool `json:"drained"`
 	// Self says that it is the one that was asked.
 	Self bool `json:"self"`
-	// Addresses is how many it has; Hosts fills it in.
+	// Addresses is how many it has, and Held how many it holds ahead besides; Hosts fills
+	// them in.
 	Addresses int `json:"addresses"`
+	Held      int `json:"held"`
 }
 
 // record is a host in etcd.
@@ -47,22 +54,33 @@ type record struct {
 func (c *Cluster) followHosts(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	keyHosts, keyAlive := c.key("hosts")+"/", c.key("alive")+"/"
+	keyHosts, keyAlive, keySilent, keyPolicy := c.key("hosts")+"/", c.key("alive")+"/", c.key("silent")+"/", c.key("policy")
 	c.Requests.Add(1)
-	w, err := c.client.Txn(ctx).Then(clientv3.OpGet(keyHosts, clientv3.WithPrefix()), clientv3.OpGet(keyAlive, clientv3.WithPrefix())).Commit()
+	w, err := c.client.Txn(ctx).Then(clientv3.OpGet(keyHosts, clientv3.WithPrefix()), clientv3.OpGet(keyAlive, clientv3.WithPrefix()),
+		clientv3.OpGet(keySilent, clientv3.WithPrefix()), clientv3.OpGet(keyPolicy)).Commit()
 	if err != nil {
 		return err
 	}
 	c.mu.Lock()
 	c.hosts = map[string]Host{}
+	if len(w.Responses[3].GetResponseRange().Kvs) == 0 {
+		c.heedPolicy(nil, 0, true)
+	}
+	was := c.silences
+	c.silences = map[string]silent{}
 	for _, r := range w.Responses {
 		for _, kv := range r.GetResponseRange().Kvs {
-			c.heed(string(kv.Key), kv.Value, false)
+			c.heed(kv, false)
+		}
+	}
+	for id, s := range was {
+		if now, ok := c.silences[id]; ok && now.rev == s.rev {
+			c.silences[id] = s // as seen before etcd was away
 		}
 	}
 	c.mu.Unlock()
 	changed := make(chan clientv3.WatchResponse)
-	for _, prefix := range []string{keyHosts, keyAlive} {
+	for _, prefix := range []string{keyHosts, keyAlive, keySilent, keyPolicy} {
 		ch := c.client.Watch(clientv3.WithRequireLeader(ctx), prefix, clientv3.WithPrefix(), clientv3.WithRev(w.Header.Revision+1))
 		go func() {
 			for r := range ch {
@@ -90,7 +108,7 @@ func (c *Cluster) followHosts(ctx context.Context) error {
 			}
 			c.mu.Lock()
 			for _, e := range r.Events {
-				c.heed(string(e.Kv.Key), e.Kv.Value, e.Type == clientv3.EventTypeDelete)
+				c.heed(e.Kv, e.Type == clientv3.EventTypeDelete)
 			}
 			_, there := c.hosts[c.conf.Host]
 			c.mu.Unlock()
@@ -101,9 +119,20 @@ func (c *Cluster) followHosts(ctx context.Context) error {
 	}
 }
 
-// heed takes in what is new of a host. The caller holds mu.
-func (c *Cluster) heed(key string, value []byte, gone bool) {
+// heed takes in what is new of a host, or of the policy. The caller holds mu.
+func (c *Cluster) heed(kv *mvccpb.KeyValue, gone bool) {
+	key, value := string(kv.Key), kv.Value
 	id := key[strings.LastIndexByte(key, '/')+1:]
+	switch {
+	case key == c.key("policy"):
+		c.heedPolicy(value, kv.ModRevision, gone)
+		return
+	case strings.HasPrefix(key, c.key("silent")+"/"):
+		if c.silences[id].rev < kv.ModRevision {
+			c.heedSilence(id, value, kv.ModRevision, gone)
+		}
+		return
+	}
 	h := c.hosts[id]
 	h.ID, h.Self = id, id == c.conf.Host
 	if strings.HasPrefix(key, c.key("alive")) {
@@ -158,17 +187,27 @@ type Hosts struct {
 	// how many addresses each has.
 	Problem string    `json:"problem,omitempty"`
 	Since   time.Time `json:"since,omitzero"`
-	Hosts   []Host    `json:"hosts"`
+	// ForgetAfter is the policy's, in seconds; 0: never.
+	ForgetAfter float64 `json:"forget_after_seconds"`
+	Hosts       []Host  `json:"hosts"`
 }
 
 // Hosts lists the hosts by name, with how many addresses each has. It reads all claims.
 func (c *Cluster) Hosts(ctx context.Context) Hosts {
 	all := Hosts{Etcd: c.conf.Where(), Prefix: c.conf.Prefix}
-	count := map[string]int{}
+	type counts struct{ used, held int }
+	count := map[string]counts{}
 	err := c.eachClaim(ctx, func(cl Claim) {
-		if cl.State == Taken {
-			count[cl.Host]++
+		n := count[cl.Host]
+		switch {
+		case cl.State != Taken:
+			return
+		case cl.Held:
+			n.held++
+		default:
+			n.used++
 		}
+		count[cl.Host] = n
 	})
 	if err != nil {
 		count = nil
@@ -182,15 +221,16 @@ func (c *Cluster) Hosts(ctx context.Context) Hosts {
 	}
 	list := make([]Host, 0, len(c.hosts))
 	for id, h := range c.hosts {
-		h.Addresses = count[id]
+		h.Addresses, h.Held = count[id].used, count[id].held
+		c.tellSilence(&h)
 		delete(count, id)
 		list = append(list, h)
 	}
 	for id, n := range count { // of one whose record was lost
-		list = append(list, Host{ID: id, Addresses: n})
+		list = append(list, Host{ID: id, Addresses: n.used, Held: n.held})
 	}
 	slices.SortFunc(list, byName)
-	all.Hosts = list
+	all.Hosts, all.ForgetAfter = list, c.policy.ForgetAfter.Seconds()
 	return all
 }
 
@@ -268,7 +308,7 @@ func (c *Cluster) Drain(ctx context.Context, name string, on bool) (Host, error)
 
 // Forget says that a host is gone for good: its addresses are free, for who had them first, and
 // it is on the list no more. One that is alive is refused, unless force is set. It returns how
-// many addresses it had.
+// many addresses it had, and how many it held.
 func (c *Cluster) Forget(ctx context.Context, name string, force bool) (h Host, err error) {
 	if h, err = c.host(name); err != nil {
 		return h, err
@@ -276,12 +316,39 @@ func (c *Cluster) Forget(ctx context.Context, name string, force bool) (h Host, 
 	if h.Alive && !force {
 		return h, lan.Refusef(lan.ErrConflict, "host %s is alive, and its containers use its addresses; try: lanyard host drain %s, stop its containers, or --force if it is known to be off", h.Name, h.Name)
 	}
+	if h, err = c.free(ctx, h); err != nil {
+		return h, err
+	}
+	return h, c.ask(ctx, func(ctx context.Context) error {
+		_, err := c.client.Txn(ctx).Then(append(c.recordsOf(h.ID), clientv3.OpDelete(c.key("alive", h.ID)))...).Commit()
+		return err
+	})
+}
+
+// recordsOf deletes what there is of a host beside its claims and its sign of life.
+func (c *Cluster) recordsOf(id string) []clientv3.Op {
+	ops := []clientv3.Op{clientv3.OpDelete(c.key("hosts", id)), clientv3.OpDelete(c.key("silent", id))}
+	for _, kind := range kinds {
+		ops = append(ops, clientv3.OpDelete(c.seenKey(kind, id), clientv3.WithPrefix()))
+	}
+	return ops
+}
+
+// free makes the addresses of a host free, and returns it with how many it had and held.
+func (c *Cluster) free(ctx context.Context, h Host) (Host, error) {
 	var its []Change
-	h.Addresses = 0
-	err = c.eachClaim(ctx, func(cl Claim) {
+	held := map[string]bool{}
+	h.Addresses, h.Held = 0, 0
+	err := c.eachClaim(ctx, func(cl Claim) {
 		if cl.Host == h.ID && cl.State == Taken {
 			was := cl.Rev
-			cl.State, cl.Since = Idle, time.Now().UTC()
+			if cl.State = Idle; cl.Held {
+				held[cl.Segment+" "+cl.Addr.String()] = true
+				if cl.Owner == "" {
+					cl.State = "" // it was nobody's
+				}
+			}
+			cl.Held, cl.Since = false, time.Now().UTC()
 			its = append(its, Change{Claim: cl, Was: was})
 		}
 	})
@@ -294,17 +361,14 @@ func (c *Cluster) Forget(ctx context.Context, name string, force bool) (h Host, 
 			return h, err
 		}
 		for _, d := range done {
-			if d.Won {
+			switch {
+			case !d.Won:
+			case held[d.Segment+" "+d.Addr.String()]:
+				h.Held++
+			default:
 				h.Addresses++
 			}
 		}
 	}
-	return h, c.ask(ctx, func(ctx context.Context) error {
-		ops := []clientv3.Op{clientv3.OpDelete(c.key("hosts", h.ID)), clientv3.OpDelete(c.key("alive", h.ID))}
-		for _, kind := range kinds {
-			ops = append(ops, clientv3.OpDelete(c.seenKey(kind, h.ID), clientv3.WithPrefix()))
-		}
-		_, err := c.client.Txn(ctx).Then(ops...).Commit()
-		return err
-	})
+	return h, nil
 }

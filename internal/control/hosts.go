@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"time"
 
 	"github.com/lanyard-net/lanyard/internal/cluster"
 	"github.com/lanyard-net/lanyard/internal/lan"
@@ -23,6 +24,18 @@ func shared(src Source, do func(*http.Request) (any, error)) func(*http.Request)
 // hostRoutes are the routes of the hosts that share addresses.
 func hostRoutes(src Source, handle func(string, func(*http.Request) (any, error))) {
 	handle("GET /v1/hosts", shared(src, func(r *http.Request) (any, error) { return src.Cluster.Hosts(r.Context()), nil }))
+	handle("GET /v1/policy", shared(src, func(*http.Request) (any, error) { return src.Cluster.Policy(), nil }))
+	handle("PUT /v1/policy", shared(src, func(r *http.Request) (any, error) {
+		text := r.URL.Query().Get("forget-after")
+		var p cluster.Policy
+		if text != "never" {
+			var err error
+			if p.ForgetAfter, err = time.ParseDuration(text); err != nil || p.ForgetAfter <= 0 {
+				return nil, lan.Refusef(lan.ErrInvalid, "forget-after=%q: it is a time such as 72h, or never", clip(text))
+			}
+		}
+		return p, src.Cluster.SetPolicy(r.Context(), p)
+	}))
 	handle("POST /v1/hosts/{name}/drain", shared(src, func(r *http.Request) (any, error) {
 		undo, err := flag(r, "undo")
 		if err != nil {
@@ -61,6 +74,17 @@ func (c *Client) Hosts(ctx context.Context) (h cluster.Hosts, err error) {
 // DrainHost has a host give out no new addresses, or again. It returns the host.
 func (c *Client) DrainHost(ctx context.Context, name string, undo bool) (h cluster.Host, err error) {
 	return h, c.do(ctx, http.MethodPost, "hosts/"+url.PathEscape(name)+"/drain"+query("undo", strconv.FormatBool(undo)), nil, &h)
+}
+
+// Policy is what an operator wants of all hosts.
+func (c *Client) Policy(ctx context.Context) (p cluster.Policy, err error) {
+	return p, c.get(ctx, "policy", &p)
+}
+
+// SetPolicy has hosts forgotten that are silent for a time, such as 72h, or never. It returns the
+// policy.
+func (c *Client) SetPolicy(ctx context.Context, forgetAfter string) (p cluster.Policy, err error) {
+	return p, c.do(ctx, http.MethodPut, "policy"+query("forget-after", forgetAfter), nil, &p)
 }
 
 // ForgetHost says that a host is gone for good. It returns the host, with how many addresses

@@ -18,6 +18,7 @@ const (
 	metricPoolAddresses = "lanyard_pool_addresses"
 	metricPoolSize      = "lanyard_pool_size"
 	metricPoolStock     = "lanyard_pool_stock"
+	metricPoolAhead     = "lanyard_pool_ahead"
 	metricConflicts     = "lanyard_address_conflicts_total"
 	metricDefences      = "lanyard_address_defences_total"
 	metricNetworks      = "lanyard_networks"
@@ -40,18 +41,21 @@ const (
 	stateReserved    = "reserved"
 	stateResting     = "resting"
 	stateConflicting = "conflicting"
+	stateHeld        = "held"
 	stateFree        = "free"
 )
 
 var (
 	descPoolAddresses = prometheus.NewDesc(metricPoolAddresses,
-		"Addresses of a pool by state. Reserved are gateways, auxiliary addresses, reservations and the host's own. "+
+		"Addresses of a pool by state. Reserved are gateways, auxiliary addresses, reservations and the host's own, held those that hosts claimed ahead. "+
 			"Where a DHCP server has the pool there are used and resting alone, and no size.",
 		[]string{labelPool, labelWire, labelState}, nil)
 	descPoolSize = prometheus.NewDesc(metricPoolSize,
 		"Addresses that a pool can give out, 2^64-1 if there are more.", []string{labelPool, labelWire}, nil)
 	descPoolStock = prometheus.NewDesc(metricPoolStock,
 		"Addresses of a pool that were probed ahead.", []string{labelPool, labelWire}, nil)
+	descPoolAhead = prometheus.NewDesc(metricPoolAhead,
+		"Addresses of a pool that this host claimed ahead, to give them out while etcd is away.", []string{labelPool, labelWire}, nil)
 	descConflicts = prometheus.NewDesc(metricConflicts,
 		"Conflicts seen on a wire since the daemon started: others that used an address of its pools.", []string{labelWire}, nil)
 	descDefences = prometheus.NewDesc(metricDefences,
@@ -85,7 +89,7 @@ type figures struct{ src Source }
 
 func (f figures) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descPoolAddresses, descPoolSize, descPoolStock, descConflicts, descDefences, descNetworks, descEndpoints,
+		descPoolAddresses, descPoolSize, descPoolStock, descPoolAhead, descConflicts, descDefences, descNetworks, descEndpoints,
 		descLeases, descLeaseEvents, descLeaseEnds, descStoreUp, descStoreRequests,
 	} {
 		ch <- d
@@ -108,6 +112,10 @@ func (f figures) Collect(ch chan<- prometheus.Metric) {
 			gauge(descPoolAddresses, p.Free, id, wire, stateFree)
 			gauge(descPoolSize, p.Size, id, wire)
 			gauge(descPoolStock, uint64(p.Stock), id, wire)
+			if f.src.Cluster != nil {
+				gauge(descPoolAddresses, p.Held, id, wire, stateHeld)
+				gauge(descPoolAhead, uint64(p.Ahead), id, wire)
+			}
 		}
 		if wire != "" { // each pool of a wire says the same
 			wires[wire] = events{p.Conflicts, p.Defended}

@@ -24,12 +24,14 @@ const (
 	EventParentBack = "parent-back" // its containers have their links again
 	EventParentDown = "parent-down" // a network's parent was set down, or has no carrier
 	EventParentUp   = "parent-up"   // it carries again
+
+	EventHostForgotten = "host-forgotten" // by policy, by this host: it was silent for long enough
 )
 
 // eventKinds are all of them.
 var eventKinds = []string{
 	EventAcquired, EventReused, EventRenewed, EventChanged, EventUnanswered, EventDeclined, EventLost, EventReleased, EventExpired,
-	EventParentLost, EventParentBack, EventParentDown, EventParentUp,
+	EventParentLost, EventParentBack, EventParentDown, EventParentUp, EventHostForgotten,
 }
 
 // Event is something that happened to an address, or to the parent of a network.

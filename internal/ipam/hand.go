@@ -2,6 +2,7 @@ package ipam
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -114,6 +115,7 @@ type want struct {
 	owner string     // who asks, "" if that is not certain
 	name  string     // the container's name, "" if it is not known
 	slow  func()     // called before the wire is asked, which takes long; may be nil
+	firm  bool       // it is to be claimed at once, and not to be one that was claimed ahead
 }
 
 // grant is an address that was handed out, in memory.
@@ -122,12 +124,13 @@ type grant struct {
 	rec   store.Address
 	bits  int
 	was   *pool.Idle // what it was before; nil: new
+	hold  *hold      // it was claimed ahead
 }
 
 // grant chooses an address, and holds it for the caller to write g.rec or to call
 // takeBack.
 func (m *Manager) grant(ctx context.Context, p *place, w want) (*grant, error) {
-	lost := 0
+	lost, again := 0, false
 	for tries := 0; tries < giveUp && lost < losses; {
 		hosts := m.hosts(w.addr.IsValid())
 		m.mu.Lock()
@@ -148,15 +151,22 @@ func (m *Manager) grant(ctx context.Context, p *place, w want) (*grant, error) {
 			m.mu.Unlock()
 			return nil, err
 		}
-		if g.space.segment != "" {
+		if g.space.segment != "" && g.hold == nil {
 			g.space.asking[g.rec.Addr] = true
 			m.mu.Unlock()
 			won, err := m.secure(ctx, g)
+			m.mu.Lock()
+			if err != nil && !again && !w.firm && errors.Is(err, lan.ErrUnavailable) && m.anyAhead(p) {
+				again = true // with what is held
+				m.mu.Unlock()
+				continue
+			}
 			if err != nil {
+				err = m.spent(p, err)
+				m.mu.Unlock()
 				m.waitForStore(p)
 				return nil, err
 			}
-			m.mu.Lock()
 			if !won {
 				lost++
 				p.view.Begin(rand.Uint64()) // away from where the other one picks
@@ -219,24 +229,39 @@ func (m *Manager) choose(p *place, w want, hosts map[netip.Addr]string) (g *gran
 			}
 		}
 	}
-	free := func(addr netip.Addr) bool { return m.available(sp, addr, hosts) }
+	free := func(addr netip.Addr) bool { return m.available(sp, addr, hosts) && !sp.claimsAhead(addr) }
+	// While the store is away nothing can be claimed, and what is held is better than nothing.
+	away := !w.firm && sp.segment != "" && m.storeAway() && m.anyAhead(p)
 	if w.owner != "" && p.rec.Policy.Sticky() {
 		for _, q := range places {
-			if i := slices.IndexFunc(q.stock, func(r *ready) bool { return r.was != nil && r.was.Owner == w.owner }); i >= 0 && free(q.stock[i].addr) {
+			for _, addr := range sp.holdsOf(q) {
+				if !w.firm && sp.ahead[addr].owner == w.owner && free(addr) {
+					since := sp.ahead[addr].since
+					g, probed := m.spend(q, addr, w, SourceIdentity)
+					return g, probed || m.watchedSince(sp, since), nil
+				}
+			}
+			if i := slices.IndexFunc(q.stock, func(r *ready) bool { return r.was != nil && r.was.Owner == w.owner && !r.held }); i >= 0 && free(q.stock[i].addr) && !away {
 				r := q.unstock(i)
 				return m.take(q, r.addr, w, SourceIdentity), !r.at.IsZero(), nil
 			}
-			if addr, ok := sp.set.LastOf(w.owner, subnetRun(q)); ok && free(addr) {
+			if addr, ok := sp.set.LastOf(w.owner, subnetRun(q)); ok && free(addr) && (!away || m.untold(sp, addr)) {
 				i, _ := sp.set.IdleAt(addr)
-				return m.take(q, addr, w, SourceIdentity), sp.watchedSince(i.Since), nil
+				return m.take(q, addr, w, SourceIdentity), m.watchedSince(sp, i.Since), nil
 			}
+		}
+	}
+	for _, q := range places {
+		if addr := m.pickAhead(q, w, free); !w.firm && addr.IsValid() {
+			g, probed := m.spend(q, addr, w, SourcePool)
+			return g, probed, nil
 		}
 	}
 	// One that is being probed is next in line as well: it is asked for again, quickly.
 	for _, q := range places {
 		for _, probed := range []bool{true, false} {
 			for i, r := range q.stock {
-				if r.at.IsZero() == probed || !free(r.addr) {
+				if r.held || r.at.IsZero() == probed || !free(r.addr) {
 					continue
 				}
 				q.unstock(i)
@@ -246,7 +271,7 @@ func (m *Manager) choose(p *place, w want, hosts map[netip.Addr]string) (g *gran
 	}
 	for range 2 {
 		for _, q := range places {
-			rested := time.Now().Add(-q.rec.Policy.GraceTime())
+			rested := m.rested(q)
 			was := idleOf(sp)
 			if addr, ok := q.view.Pick(rested, func(a netip.Addr) bool { was.note(a); return !free(a) }); ok {
 				g := m.granted(q, addr, w, SourcePool)
@@ -316,8 +341,13 @@ func (m *Manager) chooseThis(p *place, w want, hosts map[netip.Addr]string) (*gr
 	if who != "" {
 		return nil, false, lan.Refusef(lan.ErrConflict, "address %s%s is %s", w.addr, sp.on(), who)
 	}
+	if sp.ahead[w.addr] != nil && !w.firm {
+		g, _ := m.spend(p, w.addr, w, SourceUser)
+		return g, probed, nil
+	}
+	m.unhold(sp, w.addr)
 	if i, ok := sp.set.IdleAt(w.addr); ok {
-		probed = probed || sp.watchedSince(i.Since) && c == nil
+		probed = probed || m.watchedSince(sp, i.Since) && c == nil
 	}
 	return m.take(p, w.addr, w, SourceUser), probed, nil
 }
@@ -339,7 +369,7 @@ func (m *Manager) granted(p *place, addr netip.Addr, w want, source string) *gra
 	sp := p.space
 	sp.handed[addr] = time.Now()
 	g := &grant{space: sp, bits: p.rec.Subnet.Bits(), rec: store.Address{
-		Space: sp.key, Addr: addr, State: store.Taken, Pool: p.rec.ID, Owner: w.owner, Name: w.name, Source: source, Since: time.Now().UTC(),
+		Space: sp.key, Addr: addr, State: store.Taken, Pool: p.rec.ID, Owner: w.owner, Name: w.name, Source: source, Since: m.wall().UTC(),
 	}}
 	g.rec.Reservation = sp.reserved[addr]
 	return g
@@ -350,7 +380,12 @@ func (m *Manager) takeBack(g *grant) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(g.space.handed, g.rec.Addr)
-	if g.was != nil {
+	if g.hold != nil {
+		m.keepAhead(g.space, g.rec.Addr, g.hold)
+		if _, known := g.space.claims[g.rec.Addr]; !known {
+			return
+		}
+	} else if g.was != nil {
 		g.space.set.Free(g.rec.Addr, *g.was)
 	} else {
 		g.space.set.Forget(g.rec.Addr)
@@ -467,11 +502,14 @@ func (m *Manager) letGo(sp *space, addr netip.Addr) (*store.Op, error) {
 		op := m.rest(l)
 		return &op, nil
 	}
-	now := time.Now().UTC()
+	now := m.now(sp).UTC()
 	var op store.Op
 	if sp.segment != "" && rec != nil {
 		// The claim remembers who had it.
 		sp.set.Free(addr, pool.Idle{Since: now, Owner: rec.Owner})
+		if op := m.stays(sp, rec, now); op != nil {
+			return op, nil
+		}
 		if sp.reserved[addr] != nil {
 			sp.set.Forget(addr)
 		}
@@ -487,6 +525,9 @@ func (m *Manager) letGo(sp *space, addr netip.Addr) (*store.Op, error) {
 	case rec == nil:
 		// An endpoint of a network with another IPAM driver had it.
 		sp.set.Forget(addr)
+		if m.cluster != nil && m.owes(sp, addr) {
+			m.owe(sp, addr) // it was claimed ahead before that
+		}
 		return nil, nil
 	default:
 		rec.State, rec.Since = store.Idle, now
@@ -585,7 +626,7 @@ func (m *Manager) HostAddresses(ctx context.Context, n *lan.Network) error {
 	}()
 	for _, s := range slices.Concat(n.IPv4, n.IPv6) {
 		i := slices.IndexFunc(asked, s.Pool.Contains)
-		w := want{name: "the host"}
+		w := want{name: "the host", firm: true}
 		switch {
 		case i >= 0:
 			w.addr = asked[i]
@@ -646,6 +687,11 @@ func (m *Manager) Assign(n *lan.Network, key string, e *lan.Endpoint, mac string
 				return nil, lan.Refusef(lan.ErrConflict, "address %s%s is %s", addr, sp.on(), m.holder(sp, addr, nil))
 			}
 			m.unstock(sp, addr)
+			if h, _ := m.unkeep(sp, addr); h != nil {
+				if m.tellSoon(sp, addr); !managed {
+					ops = append(ops, store.DeleteAddress(sp.key, addr))
+				}
+			}
 			if managed && subnet.Source == lan.SourceDHCP {
 				return nil, lan.Refusef(lan.ErrConflict, "address %s%s: its DHCP lease is gone; try: start the container again", addr, sp.on())
 			}

@@ -44,6 +44,8 @@ type Config struct {
 	Mark uint32
 	// Cluster is where the addresses are shared with other hosts; nil: they are not.
 	Cluster *cluster.Cluster
+	// wall is the clock on the wall; nil: time.Now.
+	wall func() time.Time
 }
 
 // Manager holds the pools and addresses of this host. Its methods may be called at
@@ -57,6 +59,11 @@ type Manager struct {
 	mark uint32
 	// cluster is nil where there is one host only.
 	cluster *cluster.Cluster
+	// wall is the clock on the wall, which may be set at any time: for people, and for what
+	// outlives the process. began is what it said when the process began, and so much on clock.
+	wall      func() time.Time
+	began     time.Time
+	beganTime time.Duration
 	// debts wakes payDebts.
 	debts chan struct{}
 	// wiring is held while a wire is opened.
@@ -154,6 +161,15 @@ func New(c Config, s store.State) (*Manager, error) {
 		pools: map[string]*place{}, spaces: map[string]*space{}, moved: make(chan struct{}),
 		leases: map[string]*lease{}, silences: map[wanting]dhcp.Ask{}, onSilence: c.Silent, clock: newClock(), endpointOf: func(string) (lan.Endpoint, bool) { return lan.Endpoint{}, false },
 	}
+	if m.cluster != nil {
+		m.cluster.OnForgotten(func(h cluster.Host) {
+			m.Tell(Event{What: EventHostForgotten, Text: fmt.Sprintf("%s was silent for long enough (lanyard host policy); %d addresses are free, and %d that it held ahead", h.Name, h.Addresses, h.Held)})
+		})
+	}
+	if m.wall = c.wall; m.wall == nil {
+		m.wall = time.Now
+	}
+	m.began, m.beganTime = m.wall().Round(0), m.clock.now()
 	m.keeper = dhcp.NewKeeper(dhcp.KeeperConfig{Now: m.clock.now, Do: m.keep, Workers: keepers})
 	now := time.Now()
 	for _, a := range s.Addresses {
@@ -169,6 +185,16 @@ func New(c Config, s store.State) (*Manager, error) {
 		case store.Reserved:
 			sp.set.Forget(a.Addr)
 			sp.reserved[a.Addr] = a
+		case store.Held:
+			if m.cluster == nil {
+				sp.set.Forget(a.Addr)
+				continue
+			}
+			h := &hold{pool: a.Pool, owner: a.Owner, name: a.Name}
+			if !a.Since.IsZero() {
+				h.since = m.steady() // it rests anew, whatever the clock said then
+			}
+			sp.ahead[a.Addr] = h
 		default:
 			return nil, fmt.Errorf("address %s on record is %q: a newer lanyard wrote it", a.Addr, a.State)
 		}

@@ -34,6 +34,8 @@ type bench struct {
 	// etcd are the members that the addresses are shared by; nil: they are not shared.
 	etcd []string
 	name string
+	// wall is its clock on the wall; nil: this machine's.
+	wall func() time.Time
 }
 
 func newBench(t testing.TB) *bench {
@@ -68,7 +70,7 @@ func (b *bench) start() {
 	if b.etcd != nil {
 		shared, leave = b.join(run, log)
 	}
-	m, err := New(Config{DB: db, Links: links, Log: log, Cluster: shared}, state)
+	m, err := New(Config{DB: db, Links: links, Log: log, Cluster: shared, wall: b.wall}, state)
 	if err != nil {
 		b.t.Fatal(err)
 	}

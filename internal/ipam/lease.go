@@ -452,7 +452,7 @@ func (m *Manager) clear(ctx context.Context, n *lan.Network, wire *wire, l *leas
 	addr := granted.Addr.Addr()
 	hosts := m.hosts(true)
 	m.mu.Lock()
-	who, probed := m.inUse(l, addr, hosts), again && l.space.watchedSince(l.rec.Since)
+	who, probed := m.inUse(l, addr, hosts), again && l.space.watchedFor(time.Since(l.rec.Since))
 	m.mu.Unlock()
 	if who != "" || n.NoACD || wire.acd == nil || probed {
 		return who

@@ -45,9 +45,14 @@ func segments(s store.State) map[string]string {
 // daemon must not run.
 func ToCluster(ctx context.Context, db *store.DB, s store.State, c *cluster.Cluster) (m Migrated, err error) {
 	keys := segments(s)
+	ops := []store.Op{store.PutCluster(&store.Cluster{Salt: c.Salt()})}
 	var list []cluster.Change
 	for _, a := range s.Addresses {
 		segment, ok := keys[a.Space]
+		if a.State == store.Held {
+			ops = append(ops, store.DeleteAddress(a.Space, a.Addr)) // another cluster's
+			continue
+		}
 		if !ok {
 			continue
 		}
@@ -112,7 +117,7 @@ func ToCluster(ctx context.Context, db *store.DB, s store.State, c *cluster.Clus
 			}
 		}
 	}
-	return m, db.Write(store.PutCluster(&store.Cluster{Salt: c.Salt()}))
+	return m, db.Write(ops...)
 }
 
 // FromCluster takes what a cluster knows of this host's addresses, and of those that rest and
@@ -121,10 +126,12 @@ func ToCluster(ctx context.Context, db *store.DB, s store.State, c *cluster.Clus
 // run.
 func FromCluster(ctx context.Context, db *store.DB, s store.State, c *cluster.Cluster) (m Migrated, err error) {
 	have := map[string]*store.Address{}
-	for _, a := range s.Addresses {
-		have[a.Space+" "+a.Addr.String()] = a
-	}
 	ops := []store.Op{store.DeleteCluster()}
+	for _, a := range s.Addresses {
+		if have[a.Space+" "+a.Addr.String()] = a; a.State == store.Held {
+			ops = append(ops, store.DeleteAddress(a.Space, a.Addr))
+		}
+	}
 	for key, segment := range segments(s) {
 		list, _, err := c.Claims(ctx, segment)
 		if err != nil {

@@ -31,9 +31,13 @@ const (
 // Where a DHCP server is the source no subnet is needed; one that is given is a check of
 // what servers offer.
 func (m *Manager) RequestPool(ctx context.Context, r lan.PoolRequest) (lan.PoolGrant, error) {
-	spec, source, err := lan.ParsePoolOptions(r.Options)
+	opts, err := lan.ParsePoolOptions(r.Options)
 	if err != nil {
 		return lan.PoolGrant{}, err
+	}
+	spec, source := opts.Parent, opts.Source
+	if opts.LeaseAhead > 0 && m.cluster == nil {
+		return lan.PoolGrant{}, (&lan.Network{Policy: lan.Policy{LeaseAhead: opts.LeaseAhead}}).CheckLeaseAhead(false)
 	}
 	if source == lan.SourceDHCP && !r.Subnet.IsValid() {
 		r.Subnet = lan.AnySubnet(r.V6)
@@ -60,7 +64,7 @@ func (m *Manager) RequestPool(ctx context.Context, r lan.PoolRequest) (lan.PoolG
 	fresh := p == nil
 	if fresh {
 		p = &place{run: run, rec: store.Pool{
-			ID: m.newID(r, source, key), Subnet: r.Subnet, Range: r.Range, Parent: spec.Name, Source: source, Refs: 1, Created: time.Now().UTC(),
+			ID: m.newID(r, source, key), Subnet: r.Subnet, Range: r.Range, Parent: spec.Name, Source: source, LeaseAhead: opts.LeaseAhead, Refs: 1, Created: time.Now().UTC(),
 		}}
 		m.pools[p.rec.ID] = p
 		if key == "" {
@@ -237,6 +241,7 @@ func (m *Manager) drop(p *place) {
 	delete(m.pools, p.rec.ID)
 	m.unsettle(p)
 	m.announceMove()
+	m.ring()
 }
 
 // Bind gives a network that is about to stand on a wire its pools: those that Docker
@@ -309,6 +314,9 @@ func (m *Manager) Bind(n *lan.Network, key string) (ops []store.Op, undo func(),
 		}
 	}
 	if err := n.CheckDHCP(); err != nil {
+		return nil, nil, err
+	}
+	if err := n.CheckLeaseAhead(m.cluster != nil); err != nil {
 		return nil, nil, err
 	}
 	for _, mv := range moves {

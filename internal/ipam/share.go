@@ -34,23 +34,30 @@ type sharing struct {
 	segment string
 	// claims are as the store has said last. One without a state was there.
 	claims map[netip.Addr]cluster.Claim
-	// owed are claims of ours that are to be let go.
+	// owed are claims of ours that are to be let go, or that the store is to be told more of.
 	owed map[netip.Addr]*debt
 	// asking are addresses that were chosen, and that the store has not been heard about.
-	asking    map[netip.Addr]bool
+	asking map[netip.Addr]bool
+	// ahead are addresses that are claimed ahead; claiming says that the store is being asked
+	// for more, and claimed is when it was last.
+	ahead     map[netip.Addr]*hold
+	claiming  bool
+	claimed   time.Time
 	following bool
-	// synced is closed when all claims are known.
-	synced chan struct{}
+	// synced is closed when all claims are known, and syncedAt is when that was last, by steady.
+	synced   chan struct{}
+	syncedAt time.Time
 }
 
-// debt is a claim that is to be let go.
+// debt is a claim of ours that the store is to be told something of: what that is, what is here
+// says then.
 type debt struct {
 	// busy says that the store has been told, and has not answered: the claim may be gone.
 	busy bool
 }
 
 func newSharing() sharing {
-	return sharing{claims: map[netip.Addr]cluster.Claim{}, owed: map[netip.Addr]*debt{}, asking: map[netip.Addr]bool{}, synced: make(chan struct{})}
+	return sharing{claims: map[netip.Addr]cluster.Claim{}, owed: map[netip.Addr]*debt{}, asking: map[netip.Addr]bool{}, ahead: map[netip.Addr]*hold{}, synced: make(chan struct{})}
 }
 
 // Segment is the name that a wire has on all hosts of a cluster: its VLAN tags, whatever its
@@ -62,6 +69,23 @@ func Segment(key string) string {
 	}
 	return "untagged"
 }
+
+// steady is a time that goes on evenly whatever becomes of the clock on the wall, by which it began. How
+// long an address of a shared space rests is measured by it.
+func (m *Manager) steady() time.Time { return m.began.Add(m.clock.now() - m.beganTime) }
+
+// now is the time by which the addresses of a space rest. Those of a space that is not shared rest
+// across restarts, by the clock on the wall. The caller holds mu.
+func (m *Manager) now(sp *space) time.Time {
+	if sp.segment != "" {
+		return m.steady()
+	}
+	return m.wall()
+}
+
+// rested is the time before which an address of a pool was given back that goes to others. The
+// caller holds mu.
+func (m *Manager) rested(p *place) time.Time { return m.now(p.space).Add(-p.rec.Policy.GraceTime()) }
 
 // enter notes that a network is on a wire. The caller holds mu.
 func (m *Manager) enter(n *lan.Network, key string) {
@@ -109,6 +133,22 @@ func (sp *space) held(addr netip.Addr) bool {
 	return false
 }
 
+// unmanaged reports whether an address that is this host's is not lanyard's to give: the host's own, or a
+// container's that Docker's IPAM driver gave. The caller holds mu.
+func (sp *space) unmanaged(addr netip.Addr) bool {
+	u := sp.users[addr]
+	if u == nil {
+		_, handed := sp.handed[addr]
+		return !handed
+	}
+	n := sp.nets[u.network]
+	if n == nil {
+		return false
+	}
+	s, _ := n.SubnetOf(addr)
+	return !s.Leased && !n.Own
+}
+
 // foreign is the claim of another host that has an address; false if none has. The caller
 // holds mu.
 func (m *Manager) foreign(sp *space, addr netip.Addr) (cluster.Claim, bool) {
@@ -128,11 +168,17 @@ func (m *Manager) mayClaim(ctx context.Context, sp *space) error {
 	if m.cluster.Drained() {
 		return lan.Refusef(lan.ErrUnavailable, "this host is drained, and gives out no new addresses; try: lanyard host drain --undo %s", m.cluster.HostName(m.cluster.Self()))
 	}
-	if _, down := m.cluster.Up(); down != nil {
-		return nil // the claim itself says what is wrong, if it is not ours
-	}
 	t := time.NewTimer(claimFor / 2)
 	defer t.Stop()
+	select {
+	case <-m.cluster.Heard():
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+	}
+	if m.storeAway() {
+		return nil // the claim itself says what is wrong, if it is not ours
+	}
 	select {
 	case <-sp.synced:
 	case <-ctx.Done():
@@ -172,7 +218,7 @@ func (m *Manager) secure(ctx context.Context, g *grant) (won bool, err error) {
 		m.mu.Unlock()
 		return false, nil // since a moment ago
 	}
-	if m.mine(sp, addr) && was.Owner == g.rec.Owner && was.Name == g.rec.Name {
+	if m.mine(sp, addr) && !was.Held && was.Owner == g.rec.Owner && was.Name == g.rec.Name {
 		delete(sp.owed, addr) // the store does not know that it was given back
 		m.mu.Unlock()
 		return true, nil
@@ -225,6 +271,14 @@ func (m *Manager) heed(sp *space, c cluster.Claim, watched bool) {
 	if known && (old.Rev > c.Rev || old.Rev == c.Rev && c.State != "") {
 		return
 	}
+	if c.State == cluster.Idle {
+		// It rests from when that is heard of: what the clock of who gave it back said is another
+		// one's. Those that are heard of together rest in the order in which they began.
+		c.Since = m.steady().Add(time.Duration(c.Rev))
+		if i, ok := sp.set.IdleAt(addr); ok && c.Host == m.cluster.Self() && i.Owner == c.Owner {
+			c.Since = i.Since // given back here
+		}
+	}
 	if sp.claims[addr] = c; watched && c.State == "" {
 		delete(sp.claims, addr) // nothing older can come any more
 	}
@@ -242,17 +296,27 @@ func (m *Manager) heed(sp *space, c cluster.Claim, watched bool) {
 func (m *Manager) apply(sp *space, addr netip.Addr) {
 	c := sp.claims[addr]
 	taken := c.State == cluster.Taken
+	if h := sp.ahead[addr]; h != nil && !h.fresh && !m.mine(sp, addr) {
+		m.log.Warn("an address that was held ahead is not this host's any more: it was forgotten there", "address", addr, "wire", link.WireText(sp.key))
+		m.unhold(sp, addr)
+	}
 	switch {
 	case sp.asking[addr]: // what comes of it says more
 	case sp.leases[addr] != nil: // a DHCP server's, which is asked about it
 	case sp.held(addr) && taken && c.Host == m.cluster.Self():
+		if c.Held {
+			m.owe(sp, addr)
+		}
+	case sp.ahead[addr] != nil:
 	case sp.held(addr) && taken:
 		m.log.Error("an address is in use here and on another host; it was forgotten there that this host has it", "address", addr,
 			"wire", link.WireText(sp.key), "other", m.cluster.HostName(c.Host), "its_container", c.Name)
 	case sp.held(addr):
 		m.later(func(ctx context.Context) { m.reclaim(ctx, sp, []netip.Addr{addr}) })
 	case taken && c.Host == m.cluster.Self():
-		m.owe(sp, addr)
+		if !c.Held || !m.adopt(sp, c) {
+			m.owe(sp, addr)
+		}
 	default:
 		m.unstock(sp, addr)
 		sp.set.Take(addr)
@@ -268,7 +332,8 @@ func (m *Manager) apply(sp *space, addr netip.Addr) {
 	}
 }
 
-// owe has a claim of ours let go. The caller holds mu.
+// owe has the store told of a claim of ours what it does not know: that it is free, or in use.
+// The caller holds mu.
 func (m *Manager) owe(sp *space, addr netip.Addr) {
 	if sp.segment == "" || sp.owed[addr] != nil {
 		return
@@ -280,14 +345,14 @@ func (m *Manager) owe(sp *space, addr netip.Addr) {
 	}
 }
 
-// owedClaims are claims that are to be let go now. The caller holds mu.
+// owedClaims are the claims that the store is to be told of now. The caller holds mu.
 func (m *Manager) owedClaims() (sp *space, list []cluster.Change) {
 	for _, sp := range m.spaces {
 		for addr, d := range sp.owed {
 			switch {
 			case d.busy:
 				continue
-			case !m.mine(sp, addr) || sp.held(addr):
+			case !m.owes(sp, addr):
 				delete(sp.owed, addr)
 				continue
 			case len(list) == cluster.MaxChanges:
@@ -295,9 +360,23 @@ func (m *Manager) owedClaims() (sp *space, list []cluster.Change) {
 			}
 			was := sp.claims[addr]
 			now := was
-			now.State, now.Since = "", time.Now().UTC()
+			if sp.held(addr) {
+				rec, err := m.db.Address(sp.key, addr)
+				if err == nil && rec == nil && sp.unmanaged(addr) {
+					rec = &store.Address{Addr: addr, State: store.Taken, Source: "ipam", Since: m.wall().UTC()}
+				}
+				if err != nil || rec == nil || rec.State != store.Taken {
+					delete(sp.owed, addr)
+					m.tellSoon(sp, addr) // it is on its way to the disk
+					continue
+				}
+				d.busy = true
+				list = append(list, cluster.Change{Claim: m.claimOf(sp, rec, was), Was: was.Was()})
+				continue
+			}
+			now.State, now.Held, now.Since = "", false, m.wall().UTC()
 			if i, ok := sp.set.IdleAt(addr); ok {
-				now.State, now.Since, now.Owner = cluster.Idle, i.Since, i.Owner
+				now.State, now.Owner = cluster.Idle, i.Owner
 			}
 			if was.Reserved != nil {
 				now.State, now.Owner, now.Name = cluster.Reserved, "", ""
@@ -312,7 +391,7 @@ func (m *Manager) owedClaims() (sp *space, list []cluster.Change) {
 	return nil, nil
 }
 
-// payDebts lets claims go until ctx ends.
+// payDebts tells the store what it is owed until ctx ends.
 func (m *Manager) payDebts(ctx context.Context) {
 	for ctx.Err() == nil {
 		if _, down := m.cluster.Up(); down != nil {
@@ -342,7 +421,7 @@ func (m *Manager) payDebts(ctx context.Context) {
 		for _, c := range now {
 			delete(sp.owed, c.Addr)
 			m.heed(sp, c, false)
-			if m.mine(sp, c.Addr) && !sp.held(c.Addr) {
+			if m.owes(sp, c.Addr) {
 				m.owe(sp, c.Addr) // it did not come through
 			}
 		}
@@ -393,6 +472,11 @@ func (m *Manager) sync(sp *space, list []cluster.Claim, rev int64) {
 			m.heed(sp, cluster.Claim{Segment: sp.segment, Addr: addr, Rev: rev}, true)
 		}
 	}
+	for _, addr := range sortedAddrs(sp.ahead) {
+		if _, known := sp.claims[addr]; !known {
+			m.apply(sp, addr)
+		}
+	}
 	// What the state file remembers of before is no more than that.
 	for _, p := range m.placesIn(sp) {
 		for addr := range sp.set.AllIdle(subnetRun(p)) {
@@ -426,6 +510,7 @@ func (m *Manager) sync(sp *space, list []cluster.Claim, rev int64) {
 	if len(missing) > 0 {
 		m.later(func(ctx context.Context) { m.reclaim(ctx, sp, missing) })
 	}
+	sp.syncedAt = m.steady().Add(time.Duration(rev))
 	select {
 	case <-sp.synced:
 	default:
@@ -449,7 +534,7 @@ func (m *Manager) reclaim(ctx context.Context, sp *space, addrs []netip.Addr) {
 			continue
 		case sp.held(addr) && rec != nil && rec.State == store.Taken:
 		case sp.held(addr) && sp.users[addr] == nil && rec == nil:
-			rec = &store.Address{Addr: addr, Name: "the host", Since: time.Now().UTC()}
+			rec = &store.Address{Addr: addr, Name: "the host", Since: m.wall().UTC()}
 		case !sp.held(addr) && sp.reserved[addr] != nil && was.State == "":
 			r := sp.reserved[addr]
 			list = append(list, cluster.Change{Was: was.Was(), Claim: cluster.Claim{
@@ -488,7 +573,7 @@ func (m *Manager) reserveShared(sp *space, addr netip.Addr, r *store.Address) er
 	m.mu.Unlock()
 	now := cluster.Claim{Segment: sp.segment, Addr: addr}
 	switch {
-	case was.State == cluster.Taken:
+	case was.State == cluster.Taken && !was.Held:
 		now = was
 	case r != nil:
 		now.State, now.Host, now.Since = cluster.Reserved, m.cluster.Self(), r.Since
@@ -511,6 +596,9 @@ func (m *Manager) reserveShared(sp *space, addr netip.Addr, r *store.Address) er
 func (m *Manager) claimText(c cluster.Claim) string {
 	switch c.State {
 	case cluster.Taken:
+		if c.Held {
+			return "claimed ahead (lease_ahead), and not in use, on host " + m.cluster.HostName(c.Host)
+		}
 		who := "held by a container"
 		if c.Name != "" {
 			who = "held by container " + c.Name

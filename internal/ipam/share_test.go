@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -130,8 +131,14 @@ func (b *bench) settled() {
 			if sp.segment == "" {
 				continue
 			}
+			for addr := range sp.ahead {
+				if c := have[addr.String()]; !c.Held || c.Host != "id-"+b.name || sp.ahead[addr].leaving {
+					why += fmt.Sprintf("%s is held, and the claim is %+v; ", addr, c)
+				}
+				delete(have, addr.String())
+			}
 			for addr := range sp.handed {
-				if c := have[addr.String()]; c.State != cluster.Taken || c.Host != "id-"+b.name {
+				if c := have[addr.String()]; c.State != cluster.Taken || c.Host != "id-"+b.name || c.Held {
 					why += fmt.Sprintf("%s is handed out, and the claim is %+v; ", addr, c)
 				}
 				delete(have, addr.String())
@@ -485,6 +492,83 @@ func TestSharedLater(t *testing.T) {
 	})
 }
 
+// A step of a host's clock on the wall by a day, forwards or backwards, while it runs and when
+// it starts again, neither gives an address twice, nor one that rests for who had it to another
+// before its time, nor keeps it for ever.
+func TestSharedClockSteps(t *testing.T) {
+	for _, by := range []time.Duration{24 * time.Hour, -24 * time.Hour} {
+		t.Run(by.String(), func(t *testing.T) {
+			e := kerneltest.NewEtcd(t, 1)
+			grace := 6 * time.Second
+			policy := lan.Policy{NoACD: true, Grace: grace}
+			hosts := hostsThatShare(t, "10.9.0.0/29", policy, e.Endpoints, e.Endpoints)
+			a, b := hosts[0], hosts[1]
+			var step atomic.Int64
+			a.wall = func() time.Time { return time.Now().Add(time.Duration(step.Load())) }
+			a.restart()
+			a.synced()
+			web := a.mustAsk(a.pool(), "", "web")
+			who := map[string]string{web: "web"}
+			for i := range 4 { // all but the gateway
+				who[b.mustAsk(b.pool(), "", "")] = fmt.Sprint(i)
+			}
+			if len(who) != 5 {
+				t.Fatalf("addresses are given twice: %v", who)
+			}
+			full := func() {
+				t.Helper()
+				for _, x := range hosts {
+					x.await("the pool is full, and one address rests", func() bool {
+						got, err := x.ask(x.pool(), "", "else")
+						if err == nil {
+							t.Fatalf("%s gives %s to another while it rests for web", x.name, got)
+						}
+						return strings.Contains(err.Error(), "is full")
+					})
+				}
+			}
+			full()
+			step.Store(int64(by))
+			full()
+			a.give(a.pool(), web)
+			full()
+			a.settled()
+			full()
+			b.await("web has its address", func() bool {
+				got, err := b.ask(b.pool(), "", "web")
+				if err == nil && got != web {
+					t.Fatalf("web has %s, had %s", got, web)
+				}
+				return err == nil
+			})
+			a.restart() // it begins with the stepped clock
+			a.synced()
+			full()
+			b.give(b.pool(), web)
+			step.Store(0) // and steps back
+			b.settled()
+			full()
+			start := time.Now()
+			a.restart()
+			a.synced()
+			full()
+			a.await("it rests no more", func() bool {
+				got, err := a.ask(a.pool(), "", "else")
+				if err == nil && got != web {
+					t.Fatalf("%s is given, free is %s", got, web)
+				}
+				return err == nil
+			})
+			if took := time.Since(start); took < grace-time.Second {
+				t.Errorf("it went to another after %s", took)
+			}
+			if _, err := b.ask(b.pool(), "", "else"); err == nil {
+				t.Error("it is given twice")
+			}
+		})
+	}
+}
+
 // Another host takes an address between its choice here and the claim: it is that host's, and
 // known to be.
 func TestSharedMeanwhile(t *testing.T) {
@@ -615,6 +699,7 @@ func TestSharedFaults(t *testing.T) {
 		etcds = append(etcds, own)
 	}
 	hosts := hostsThatShare(t, "10.9.0.0/27", noACD, etcds...)
+	hosts[2].setAhead(4)
 	run, stop := context.WithTimeout(ctx, time.Duration(seconds)*time.Second)
 	defer stop()
 	var mu sync.Mutex

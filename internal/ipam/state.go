@@ -35,8 +35,11 @@ type PoolState struct {
 	ACD  string `json:"acd"`
 	Note string `json:"note,omitempty"`
 	// Stock is how many addresses are probed ahead, of StockWanted.
-	Stock       int    `json:"stock"`
-	StockWanted int    `json:"stock_wanted"`
+	Stock       int `json:"stock"`
+	StockWanted int `json:"stock_wanted"`
+	// Ahead is how many addresses this host has claimed ahead, of AheadWanted (lease_ahead).
+	Ahead       int    `json:"ahead,omitempty"`
+	AheadWanted int    `json:"ahead_wanted,omitempty"`
 	Identity    string `json:"identity"`
 	// Grace in seconds.
 	Grace float64 `json:"grace_seconds"`
@@ -54,7 +57,9 @@ type Counts struct {
 	Reserved    uint64 `json:"reserved"`
 	Resting     uint64 `json:"resting"`
 	Conflicting uint64 `json:"conflicting"`
-	Free        uint64 `json:"free"`
+	// Held are those that hosts have claimed ahead, this one and others, and not given out.
+	Held uint64 `json:"held,omitempty"`
+	Free uint64 `json:"free"`
 }
 
 // Address states, for operators.
@@ -63,6 +68,7 @@ const (
 	StateStarting = "starting" // handed out, and no endpoint yet
 	StateResting  = "resting"  // kept for who had it
 	StateIdle     = "idle"     // free, and it was somebody's
+	StateHeld     = "held"     // claimed ahead by a host, and nobody's
 	StateReserved = "reserved"
 	StateGateway  = "gateway"
 	StateHost     = "host"
@@ -126,6 +132,7 @@ func (m *Manager) Pools() []PoolState {
 				s.Stock++
 			}
 		}
+		s.Ahead, s.AheadWanted = len(p.space.holdsOf(p)), m.aheadOf(p)
 		s.ACD, s.Note = m.acdState(p, s)
 		states = append(states, s)
 	}
@@ -188,12 +195,21 @@ func (m *Manager) count(p *place, hosts map[netip.Addr]string) Counts {
 		}
 	}
 	for addr := range sp.claims {
-		if _, is := m.foreign(sp, addr); is && p.run.Contains(addr) && !sp.held(addr) {
+		if claim, is := m.foreign(sp, addr); !is || !p.run.Contains(addr) || sp.held(addr) {
+			continue
+		} else if claim.Held {
+			c.Held++
+		} else {
 			c.Used++
 		}
 	}
+	for addr := range sp.ahead {
+		if p.run.Contains(addr) {
+			c.Held++
+		}
+	}
 	idle := uint64(0)
-	rested := time.Now().Add(-p.rec.Policy.GraceTime())
+	rested := m.rested(p)
 	for _, i := range sp.set.AllIdle(p.run) {
 		idle++
 		if i.Since.After(rested) && i.Owner != "" {
@@ -240,7 +256,7 @@ func (m *Manager) count(p *place, hosts map[netip.Addr]string) Counts {
 			c.Conflicting++
 		}
 	}
-	if gone := c.Used + c.Reserved + c.Conflicting + c.Resting; gone < c.Size {
+	if gone := c.Used + c.Reserved + c.Conflicting + c.Resting + c.Held; gone < c.Size {
 		c.Free = c.Size - gone
 	}
 	return c
@@ -313,6 +329,8 @@ func (m *Manager) addressesOf(sp *space, records []*store.Address, hosts map[net
 			s.State = StateStarting
 		case store.Reserved:
 			s.State, s.Note = StateReserved, reservedText(a)
+		case store.Held:
+			s.State, s.Note = StateHeld, "claimed ahead by this host, and not given out"
 		case store.Idle:
 			s.State = StateIdle
 			if a.Owner != "" {
@@ -334,7 +352,7 @@ func (m *Manager) addressesOf(sp *space, records []*store.Address, hosts map[net
 		}
 	}
 	for addr, c := range sp.claims {
-		if sp.held(addr) {
+		if sp.held(addr) || sp.ahead[addr] != nil {
 			continue
 		}
 		switch s := at(addr); c.State {
@@ -342,6 +360,9 @@ func (m *Manager) addressesOf(sp *space, records []*store.Address, hosts map[net
 			if c.Host != m.cluster.Self() {
 				s.State, s.Container, s.Source, s.Since, s.Host = StateUsed, c.Name, c.Source, c.Since, m.cluster.HostName(c.Host)
 				s.Note = "on host " + s.Host
+			}
+			if c.Host != m.cluster.Self() && c.Held {
+				s.State, s.Note = StateHeld, "claimed ahead by host "+s.Host+", and not given out"
 			}
 		case cluster.Reserved:
 			s.State, s.Container, s.Source, s.Since, s.Note = StateReserved, c.Reserved.Name, SourceReservation, c.Since, reservedText(sp.reserved[addr])
@@ -408,13 +429,25 @@ func (m *Manager) Reserve(poolID string, addr netip.Addr, name, note string) err
 			m.mu.Unlock()
 			return lan.Refusef(lan.ErrConflict, "address %s%s is %s", addr, sp.on(), who)
 		}
+		m.unhold(sp, addr) // its claim becomes that of the reservation
 	}
 	r := &store.Address{
 		Space: sp.key, Addr: addr, State: store.Reserved, Pool: p.rec.ID, Name: name, Note: note, Source: SourceReservation, Since: time.Now().UTC(),
 	}
 	if sp.segment != "" {
 		m.mu.Unlock()
-		return m.reserveShared(sp, addr, r)
+		err := m.db.Write() // it may have been held until now
+		if err == nil {
+			err = m.reserveShared(sp, addr, r)
+		}
+		if err != nil {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			if m.owes(sp, addr) {
+				m.owe(sp, addr) // it may have been claimed ahead
+			}
+		}
+		return err
 	}
 	sp.reserved[addr] = r
 	taken := sp.set.Taken(addr)
@@ -478,6 +511,9 @@ func (m *Manager) Release(poolID string, addr netip.Addr) error {
 		why := "it is free"
 		if what, whose := m.fixed(sp, addr); what != "" {
 			why = "it is " + what + " " + whose
+		}
+		if sp.ahead[addr] != nil {
+			why = "it is claimed ahead by this host"
 		}
 		m.mu.Unlock()
 		return lan.Refusef(lan.ErrNotFound, "address %s%s is neither resting, reserved nor in conflict: %s", addr, sp.on(), why)

@@ -64,13 +64,16 @@ type ready struct {
 	was    *pool.Idle // nil: it was new
 	at     time.Time  // when the wire was last silent about it; zero: not asked to the end
 	asking bool
+	held   bool // it is claimed ahead, and stays so when it leaves the stock
 }
 
 // giveBack makes the address what it was. The caller takes r out of the stock.
 func (r *ready) giveBack(sp *space) {
-	if r.was != nil {
+	switch {
+	case r.held:
+	case r.was != nil:
 		sp.set.Free(r.addr, *r.was)
-	} else {
+	default:
 		sp.set.Forget(r.addr)
 	}
 }
@@ -91,10 +94,16 @@ type wire struct {
 	stop      context.CancelFunc
 }
 
-// watchedSince reports whether the wire has been listened to since t, and t is so
-// short a time ago that an address which was ours then need not be probed.
-func (s *space) watchedSince(t time.Time) bool {
-	return s.wire != nil && s.wire.acd != nil && s.wire.started && s.wire.since.Before(t) && time.Since(t) < time.Minute
+// watchedSince is watchedFor of an address that rests since t. Where that was heard of with all
+// claims it is not known when it began. The caller holds mu.
+func (m *Manager) watchedSince(sp *space, t time.Time) bool {
+	return t.After(sp.syncedAt) && sp.watchedFor(m.now(sp).Sub(t))
+}
+
+// watchedFor reports whether the wire has been listened to for so long, and that is so short a
+// time that an address which was ours before need not be probed.
+func (s *space) watchedFor(d time.Duration) bool {
+	return s.wire != nil && s.wire.acd != nil && s.wire.started && -time.Second < d && d < min(time.Minute, time.Since(s.wire.since))
 }
 
 // needs are what the networks of a wire want of it.
@@ -384,6 +393,11 @@ func (m *Manager) pace() time.Duration {
 	if len(m.late) > 0 {
 		return time.Second
 	}
+	for _, p := range m.pools {
+		if m.aheadOf(p) > 0 {
+			return time.Second
+		}
+	}
 	for _, sp := range m.spaces {
 		if sp.wire != nil && sp.wire.open() {
 			return time.Second
@@ -440,6 +454,9 @@ func (m *Manager) work(ctx context.Context) []func(context.Context) {
 			sp.following = true
 			todo = append(todo, func(ctx context.Context) { m.follow(ctx, sp) })
 		}
+		if sp.segment != "" {
+			todo = append(todo, m.ahead(sp, hosts)...)
+		}
 		forgetMACs(sp)
 		w := sp.wire
 		if w == nil || !w.open() {
@@ -478,7 +495,7 @@ func (m *Manager) short() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, p := range m.pools {
-		if len(p.stock) < wantStock(p) {
+		if len(p.stock) < wantStock(p) || len(p.space.holdsOf(p)) < m.aheadOf(p) {
 			return true
 		}
 	}
@@ -529,9 +546,14 @@ func wantStock(p *place) int {
 // made. The caller holds mu.
 func (m *Manager) refill(p *place, w *wire, hosts map[netip.Addr]string) (todo []func(context.Context)) {
 	sp := p.space
+	for _, addr := range sp.holdsOf(p) {
+		if len(p.stock) < wantStock(p) && !slices.ContainsFunc(p.stock, func(r *ready) bool { return r.addr == addr }) {
+			p.stock = append(p.stock, &ready{addr: addr, held: true})
+		}
+	}
 	for len(p.stock) < wantStock(p) {
 		was := idleOf(sp)
-		rested := time.Now().Add(-p.rec.Policy.GraceTime())
+		rested := m.rested(p)
 		addr, ok := p.view.Pick(rested, func(a netip.Addr) bool { was.note(a); return !m.available(sp, a, hosts) })
 		if !ok {
 			break
@@ -706,7 +728,7 @@ func (m *Manager) sightedFree(sp *space, s acd.Sighting, mac string) {
 		return
 	}
 	for _, p := range m.placesIn(sp) {
-		if what, _ := m.fixed(sp, s.Addr); p.run.Contains(s.Addr) && !s.Probe && what == "" && !sp.set.Taken(s.Addr) {
+		if what, _ := m.fixed(sp, s.Addr); p.run.Contains(s.Addr) && !s.Probe && what == "" && (!sp.set.Taken(s.Addr) || sp.ahead[s.Addr] != nil) {
 			m.meet(sp, s.Addr, mac, retry)
 			return
 		}

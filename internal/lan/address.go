@@ -2,6 +2,8 @@ package lan
 
 import (
 	"net/netip"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -43,6 +45,8 @@ type Policy struct {
 	// Grace is how long the address of a removed container goes to nobody else;
 	// 0 means DefaultGrace, and less than 0 no time.
 	Grace time.Duration `json:"grace,omitempty"`
+	// LeaseAhead is how many addresses of a pool that hosts share are claimed ahead.
+	LeaseAhead int `json:"lease_ahead,omitempty"`
 }
 
 // Sticky reports whether a container that comes back gets the address that it had.
@@ -94,26 +98,71 @@ const (
 	OptIPAMSource = "source" // pool or dhcp
 )
 
+// PoolOptions are the --ipam-opt options of a pool.
+type PoolOptions struct {
+	// Parent is the wire that it is for, if that is said.
+	Parent ParentSpec
+	Source Source
+	// LeaseAhead is as in Policy.
+	LeaseAhead int
+}
+
 // ParsePoolOptions reads the --ipam-opt options of a pool.
-func ParsePoolOptions(opts map[string]string) (spec ParentSpec, source Source, err error) {
+func ParsePoolOptions(opts map[string]string) (o PoolOptions, err error) {
 	for key, value := range opts {
 		switch {
 		case key == OptIPAMParent:
 			if err := checkParentName(value); err != nil {
-				return spec, source, err
+				return o, err
 			}
-			spec.Name = value
+			o.Parent.Name = value
 		case key == OptIPAMSource:
-			if source, err = parseSource(value); err != nil {
-				return spec, source, err
+			if o.Source, err = parseSource(value); err != nil {
+				return o, err
+			}
+		case key == OptLeaseAhead:
+			if o.LeaseAhead, err = parseLeaseAhead(value); err != nil {
+				return o, err
 			}
 		case strings.HasPrefix(key, engineKey):
 		default:
-			return spec, source, Refusef(ErrInvalid, "unknown --ipam-opt %q: there are %s=LINK and %s=dhcp; all others are options of the driver, -o %s",
-				key, OptIPAMParent, OptIPAMSource, key)
+			return o, Refusef(ErrInvalid, "unknown --ipam-opt %q: there are %s=LINK, %s=dhcp and %s=N; all others are options of the driver, -o %s",
+				key, OptIPAMParent, OptIPAMSource, OptLeaseAhead, key)
 		}
 	}
-	return spec, source, nil
+	if o.LeaseAhead > 0 && o.Source == SourceDHCP {
+		return o, Refusef(ErrInvalid, "%s is for addresses that lanyard chooses, and the DHCP server chooses; leave one of them out", OptLeaseAhead)
+	}
+	return o, nil
+}
+
+// maxLeaseAhead is how many addresses of a pool are claimed ahead at most.
+const maxLeaseAhead = 256
+
+// parseLeaseAhead reads how many addresses are to be claimed ahead.
+func parseLeaseAhead(text string) (int, error) {
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 0 || n > maxLeaseAhead {
+		return 0, Refusef(ErrInvalid, "%s=%s: want a number of addresses from 0 to %d", OptLeaseAhead, text, maxLeaseAhead)
+	}
+	return n, nil
+}
+
+// CheckLeaseAhead refuses addresses that are claimed ahead where none are shared with other
+// hosts. The subnets have their sources by now; shared says that this host shares any.
+func (n *Network) CheckLeaseAhead(shared bool) error {
+	pool := func(s Subnet) bool { return s.Source == SourcePool && (n.Own || s.Leased) }
+	switch {
+	case n.LeaseAhead == 0:
+		return nil
+	case !shared:
+		return Refusef(ErrInvalid, "%s is for addresses that hosts share in etcd, and this host shares none; try: lanyard daemon --store etcd://HOST, or leave it out", OptLeaseAhead)
+	case n.Isolated():
+		return Refusef(ErrInvalid, "%s is for addresses that hosts share, and a network without a parent shares none; try: -o parent=eth0", OptLeaseAhead)
+	case !slices.ContainsFunc(n.IPv4, pool) && !slices.ContainsFunc(n.IPv6, pool):
+		return Refusef(ErrInvalid, "%s is for addresses that lanyard chooses; try: --ipam-driver lanyard --subnet, or -o subnet=", OptLeaseAhead)
+	}
+	return nil
 }
 
 // parseSource reads pool or dhcp.

@@ -51,6 +51,7 @@ const (
 	optSource      = "source"
 	optIPv6        = "ipv6"
 	optHostAddress = "host_address"
+	OptLeaseAhead  = "lease_ahead"
 )
 
 // Options is the table of all options.
@@ -204,6 +205,15 @@ func Options() []Option {
 					n.Grace = -1
 				}
 				return nil
+			},
+		},
+		{
+			Name: OptLeaseAhead, Scope: OnNetwork, Kinds: "both", Values: "0 to 256", Default: "0",
+			Doc: "Where hosts share addresses (docs/cluster.md): how many addresses of each pool this host claims ahead, to give them out while " +
+				"etcd cannot be asked; never more than a quarter of the pool. With `--ipam-driver lanyard` it may be an `--ipam-opt` as well.",
+			network: func(n *Network, v string) (err error) {
+				n.LeaseAhead, err = parseLeaseAhead(v)
+				return err
 			},
 		},
 		{

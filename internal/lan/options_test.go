@@ -310,3 +310,45 @@ func TestCheckDHCP(t *testing.T) {
 		}
 	}
 }
+
+// Addresses are claimed ahead where hosts share them, and nowhere else.
+func TestLeaseAhead(t *testing.T) {
+	parse := func(opts map[string]string) (*Network, error) {
+		return ParseNetwork(NetworkRequest{ID: "n1", Options: opts})
+	}
+	for _, text := range []string{"-1", "257", "many", "1.5"} {
+		if _, err := parse(map[string]string{"parent": "eth1", "subnet": "10.0.0.0/24", "lease_ahead": text}); err == nil || !strings.Contains(err.Error(), "0 to 256") {
+			t.Errorf("%s: %v", text, err)
+		}
+		if _, err := ParsePoolOptions(map[string]string{"lease_ahead": text}); err == nil || !strings.Contains(err.Error(), "0 to 256") {
+			t.Errorf("--ipam-opt %s: %v", text, err)
+		}
+	}
+	if o, err := ParsePoolOptions(map[string]string{"lease_ahead": "16", "parent": "eth1"}); err != nil || o.LeaseAhead != 16 || o.Parent.Name != "eth1" {
+		t.Errorf("%+v, %v", o, err)
+	}
+	if _, err := ParsePoolOptions(map[string]string{"lease_ahead": "16", "source": "dhcp"}); err == nil {
+		t.Error("a DHCP server's addresses are claimed ahead")
+	}
+	for _, c := range []struct {
+		opts   map[string]string
+		shared bool
+		says   string
+	}{
+		{map[string]string{"parent": "eth1", "subnet": "10.0.0.0/24"}, true, ""},
+		{map[string]string{"parent": "eth1", "subnet": "10.0.0.0/24"}, false, "--store etcd://"},
+		{map[string]string{"subnet": "10.0.0.0/24"}, true, "without a parent"},
+		{map[string]string{"parent": "eth1", "source": "dhcp"}, true, "addresses that lanyard chooses"},
+		{map[string]string{"parent": "eth1"}, true, "addresses that lanyard chooses"},
+	} {
+		c.opts["lease_ahead"] = "16"
+		n, err := parse(c.opts)
+		if err != nil || n.LeaseAhead != 16 {
+			t.Errorf("%v: %+v, %v", c.opts, n, err)
+			continue
+		}
+		if err := n.CheckLeaseAhead(c.shared); (err == nil) != (c.says == "") || err != nil && !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%v, shared %v: %v", c.opts, c.shared, err)
+		}
+	}
+}

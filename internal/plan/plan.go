@@ -326,14 +326,14 @@ func (n *Network) checkIPAM() error {
 	default:
 		return lan.Refusef(lan.ErrInvalid, "ipam driver %s: it would give out the same addresses on each host; leave it out, which means %s, or try: %s", n.IPAM.Driver, Driver, NullIPAM)
 	}
-	_, source, err := lan.ParsePoolOptions(n.IPAM.Options)
+	pool, err := lan.ParsePoolOptions(n.IPAM.Options)
 	if err != nil {
 		return err
 	}
 	switch {
 	case n.IPAM.Driver == NullIPAM && len(n.IPAM.Config) > 0:
 		return lan.Refusef(lan.ErrInvalid, "with ipam driver null the subnet is in driver_opts; try: driver_opts: {subnet: %s}", n.IPAM.Config[0].Subnet)
-	case n.IPAM.Driver == Driver && len(n.IPAM.Config) == 0 && source != lan.SourceDHCP:
+	case n.IPAM.Driver == Driver && len(n.IPAM.Config) == 0 && pool.Source != lan.SourceDHCP:
 		return lan.Refusef(lan.ErrInvalid, "it has no subnet; try: ipam: {config: [{subnet: 192.168.0.0/16}]}, or ipam: {options: {source: dhcp}}")
 	}
 	var all []netip.Prefix
@@ -398,14 +398,14 @@ func (n *Network) checkOptions() error {
 		}
 		opts[lan.OptParent] = cmp.Or(n.Parent[0].Name, "eth0")
 	}
-	_, source, err := lan.ParsePoolOptions(n.IPAM.Options)
+	options, err := lan.ParsePoolOptions(n.IPAM.Options)
 	if err != nil {
 		return err
 	}
 	r := lan.NetworkRequest{ID: strings.Repeat("0", 64), Options: opts, Internal: n.Internal}
 	for _, s := range n.IPAM.Config {
 		p := netip.MustParsePrefix(s.Subnet)
-		pool := lan.Subnet{Pool: p, Leased: true, Source: source}
+		pool := lan.Subnet{Pool: p, Leased: true, Source: options.Source}
 		if s.Gateway != "" {
 			pool.Gateway = netip.MustParseAddr(s.Gateway)
 		}

@@ -166,6 +166,8 @@ type Pool struct {
 	Gateway netip.Addr   `json:"gateway,omitzero"`
 	Aux     []netip.Addr `json:"aux,omitempty"`
 	Policy  lan.Policy   `json:"policy"`
+	// LeaseAhead is --ipam-opt lease_ahead=; the policy's goes before it.
+	LeaseAhead int `json:"lease_ahead,omitempty"`
 	// Source says who chooses the addresses.
 	Source  lan.Source `json:"source,omitempty"`
 	Created time.Time  `json:"created"`
@@ -182,6 +184,8 @@ const (
 	Idle AddressState = "idle"
 	// Reserved is an address that an operator has set aside.
 	Reserved AddressState = "reserved"
+	// Held is an address that is claimed ahead among the hosts that share it, and nobody's.
+	Held AddressState = "held"
 )
 
 // Address is the record of an address that is, or was, somebody's.
