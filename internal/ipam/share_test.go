@@ -16,8 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/anishathalye/porcupine"
-
 	"github.com/lanyard-net/lanyard/internal/cluster"
 	"github.com/lanyard-net/lanyard/internal/kerneltest"
 	"github.com/lanyard-net/lanyard/internal/lan"
@@ -635,37 +633,6 @@ func TestSharedReservation(t *testing.T) {
 	b.await("it is free", func() bool { _, err := b.ask(b.pool(), addr.String(), "other"); return err == nil })
 }
 
-// step is a hand-out or a return, of an address, by a host.
-type step struct {
-	addr, host string
-	back       bool
-}
-
-// plan is what may happen to one address: nobody has it, or one host has it.
-var plan = porcupine.Model{
-	Partition: func(history []porcupine.Operation) [][]porcupine.Operation {
-		by := map[string][]porcupine.Operation{}
-		for _, op := range history {
-			addr := op.Input.(step).addr
-			by[addr] = append(by[addr], op)
-		}
-		var parts [][]porcupine.Operation
-		for _, p := range by {
-			parts = append(parts, p)
-		}
-		return parts
-	},
-	Init: func() any { return "" },
-	Step: func(state, input, _ any) (bool, any) {
-		s := input.(step)
-		if s.back {
-			return state.(string) == s.host, ""
-		}
-		return state.(string) == "", s.host
-	},
-	DescribeOperation: func(input, _ any) string { return fmt.Sprintf("%+v", input) },
-}
-
 // Three hosts hand out and take back addresses of a small pool, while etcd's members are
 // killed and stopped, and the network between hosts and etcd hangs, is cut, and loses answers.
 // LANYARD_CLUSTER_SEED repeats one, LANYARD_CLUSTER_SECONDS makes it longer.
@@ -703,13 +670,7 @@ func TestSharedFaults(t *testing.T) {
 	run, stop := context.WithTimeout(ctx, time.Duration(seconds)*time.Second)
 	defer stop()
 	var mu sync.Mutex
-	var history []porcupine.Operation
-	begin := time.Now()
-	note := func(client int, s step, called time.Duration) {
-		mu.Lock()
-		defer mu.Unlock()
-		history = append(history, porcupine.Operation{ClientId: client, Input: s, Call: int64(called), Return: int64(time.Since(begin))})
-	}
+	history := kerneltest.NewHistory()
 	refused := 0
 	var all sync.WaitGroup
 	for i, b := range hosts {
@@ -719,13 +680,13 @@ func TestSharedFaults(t *testing.T) {
 			all.Go(func() {
 				var mine []string
 				for run.Err() == nil {
-					called := time.Since(begin)
+					called := history.Now()
 					if len(mine) > 0 && hand.IntN(2) == 0 {
 						k := hand.IntN(len(mine))
 						addr := mine[k]
 						mine = slices.Delete(mine, k, k+1)
 						b.give(b.pool(), addr)
-						note(client, step{addr, b.name, true}, called)
+						history.Gave(client, b.name, addr, called)
 						continue
 					}
 					name := ""
@@ -741,7 +702,7 @@ func TestSharedFaults(t *testing.T) {
 						continue
 					}
 					mine = append(mine, addr)
-					note(client, step{addr, b.name, false}, called)
+					history.Took(client, b.name, addr, called)
 				}
 			})
 		}
@@ -777,22 +738,13 @@ func TestSharedFaults(t *testing.T) {
 		}
 	}
 	all.Wait()
-	t.Logf("%d hand-outs and returns, %d refused, faults: %v", len(history), refused, faults)
-	switch result, info := porcupine.CheckOperationsVerbose(plan, history, time.Minute); result {
-	case porcupine.Illegal:
-		file, err := os.CreateTemp("", "lanyard-history-*.html")
-		if err == nil {
-			err = porcupine.Visualize(plan, info, file)
-		}
-		t.Errorf("not linearizable: seed %d; see %s, %v", seed, file.Name(), err)
-	case porcupine.Unknown:
-		t.Error("the history was not checked within a minute")
-	}
+	t.Logf("%d hand-outs and returns, %d refused, faults: %v", history.Len(), refused, faults)
+	history.Check(t, fmt.Sprintf("LANYARD_CLUSTER_SEED=%d", seed))
 	e.Wait()
 	for _, b := range hosts {
 		b.settled()
 	}
-	if len(history) < 100 {
-		t.Errorf("only %d hand-outs and returns", len(history))
+	if history.Len() < 100 {
+		t.Errorf("only %d hand-outs and returns", history.Len())
 	}
 }
