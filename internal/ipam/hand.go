@@ -696,7 +696,11 @@ func (m *Manager) Assign(n *lan.Network, key string, e *lan.Endpoint, mac string
 				return nil, lan.Refusef(lan.ErrConflict, "address %s%s: its DHCP lease is gone; try: start the container again", addr, sp.on())
 			}
 			if managed {
-				// Handed out so long ago that it was taken back.
+				// Handed out so long ago that it was taken back, or by one whose records are lost. Then
+				// its container may have been heard before it was known.
+				if c := sp.conflicts[addr]; c != nil && c.mac == mac {
+					delete(sp.conflicts, addr)
+				}
 				if who := m.holder(sp, addr, nil); who != "" {
 					return nil, lan.Refusef(lan.ErrConflict, "address %s%s is %s", addr, sp.on(), who)
 				}

@@ -324,6 +324,30 @@ func TestWhoHasIt(t *testing.T) {
 	wantErr(t, b.Release(pool, netip.MustParseAddr("10.0.0.5")), "is held by container web", "try: docker rm")
 }
 
+// A container whose records are lost is heard on the wire before it is taken in again: that is no conflict. One that is heard there with
+// its address is.
+func TestHeardBeforeItWasKnown(t *testing.T) {
+	b := newBench(t)
+	b.mustNetwork("n1", "eth1", off, subnet{pool: "10.0.0.0/24"})
+	n := b.nets["n1"]
+	heard := func(addr, mac string) {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.meet(b.space("eth1"), netip.MustParseAddr(addr), mac, time.Minute)
+	}
+	heard("10.0.0.5", "02:00:00:00:00:05")
+	heard("10.0.0.6", "02:00:00:00:00:66")
+	for i, want := range []string{"", "used by 02:00:00:00:00:66 on the wire"} {
+		e := &lan.Endpoint{ID: fmt.Sprintf("ep%d", i), NetworkID: n.ID, IPv4: netip.MustParsePrefix(fmt.Sprintf("10.0.0.%d/24", 5+i)), MAC: fmt.Sprintf("02:00:00:00:00:0%d", 5+i)}
+		_, err := b.Assign(n, "eth1", e, e.MAC, false)
+		if want == "" && err != nil {
+			t.Error(err)
+		} else if want != "" {
+			wantErr(t, err, want)
+		}
+	}
+}
+
 // Reservations are of lanyard's own pools, whatever DHCP servers give on other wires.
 func TestReserveBesideDHCP(t *testing.T) {
 	b := newBench(t)
