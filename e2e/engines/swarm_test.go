@@ -88,8 +88,8 @@ func (s *swarm) tasks(when string, count int, on ...int) (addrs map[int][]string
 		addrs = map[int][]string{}
 		seen := map[string]bool{}
 		for i, n := range s.nodes {
-			for line := range strings.Lines(s.try(n, "lanyard endpoint ls | grep -F web. || true")) {
-				addr, _, _ := strings.Cut(strings.Fields(line)[5], "/")
+			for line := range strings.Lines(s.try(n, fmt.Sprintf("lanyard endpoint ls --host node%d | grep -F web. || true", i+1))) {
+				addr, _, _ := strings.Cut(strings.Fields(line)[6], "/")
 				if seen[addr] || !strings.HasPrefix(addr, "10.50.0.") || addr == "10.50.0.254" {
 					return line
 				}
@@ -152,7 +152,7 @@ func TestSwarm(t *testing.T) {
 			s.tasks("four tasks are left", 4)
 			manager.sh("docker node update --availability drain " + s.ids[2])
 			s.reach(s.tasks("all have left a node", 4, 1, 2))
-			s.nodes[2].says("lanyard network ls -q | wc -l", "0")
+			s.nodes[2].eventually("it has no network", func() string { return s.try(s.nodes[2], "lanyard network ls -q --host node3") })
 			manager.sh("docker node update --availability active " + s.ids[2])
 
 			manager.mustDo(s.nodes[1].StopDockerd())
@@ -163,7 +163,7 @@ func TestSwarm(t *testing.T) {
 			s.nodes[2].says("docker run --rm --network net --ip 10.50.0.77 busybox:lab ip -o -4 addr show eth0", "10.50.0.")
 			manager.sh("docker service rm web")
 			for i, n := range s.nodes {
-				n.eventually(fmt.Sprintf("node %d has no network", i+1), func() string { return s.try(n, "lanyard endpoint ls -q; lanyard network ls -q") })
+				n.eventually(fmt.Sprintf("node %d has no network", i+1), func() string { return s.try(n, fmt.Sprintf("lanyard endpoint ls -q --host node%d; lanyard network ls -q --host node%[1]d", i+1)) })
 			}
 			manager.eventually("no address is in use", func() string { return strings.TrimPrefix(s.used(), "0") })
 			manager.sh("docker network rm net")
