@@ -163,7 +163,9 @@ func TestSwarm(t *testing.T) {
 			s.nodes[2].says("docker run --rm --network net --ip 10.50.0.77 busybox:lab ip -o -4 addr show eth0", "10.50.0.")
 			manager.sh("docker service rm web")
 			for i, n := range s.nodes {
-				n.eventually(fmt.Sprintf("node %d has no network", i+1), func() string { return s.try(n, fmt.Sprintf("lanyard endpoint ls -q --host node%d; lanyard network ls -q --host node%[1]d", i+1)) })
+				n.eventually(fmt.Sprintf("node %d has no network", i+1), func() string {
+					return s.try(n, fmt.Sprintf("lanyard endpoint ls -q --host node%d; lanyard network ls -q --host node%[1]d", i+1))
+				})
 			}
 			manager.eventually("no address is in use", func() string { return strings.TrimPrefix(s.used(), "0") })
 			manager.sh("docker network rm net")
