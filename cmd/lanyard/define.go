@@ -524,14 +524,18 @@ func (f *createFlags) network(name string) (*plan.Network, error) {
 	return n, n.Check()
 }
 
-// undefine removes the definitions among names, if hosts share any, and waits for the hosts. It returns the other names.
-func (d *defining) undefine(cmd *cobra.Command, c *control.Client, names []string) (others []string, err error) {
+// undefine removes the definitions among names, if hosts share any, and waits for the hosts. It returns the other names. Where it
+// cannot be said what is defined that is an error, unless force is set.
+func (d *defining) undefine(cmd *cobra.Command, c *control.Client, names []string, force bool) (others []string, err error) {
 	all, err := c.Definitions(cmd.Context())
-	if err != nil {
-		if lan.Reason(err) != nil {
-			return names, nil // hosts share nothing, or it cannot be said what
-		}
-		return nil, err
+	switch reason := lan.Reason(err); {
+	case err == nil:
+	case reason == lan.ErrNotFound || reason == lan.ErrUnavailable && force:
+		return names, nil // hosts share nothing
+	case reason == lan.ErrUnavailable:
+		return nil, fmt.Errorf("whether the network is defined for all hosts is not known: %w; or --force, if you know that it is not", err)
+	default:
+		return nil, explain(err)
 	}
 	var steps []plan.Step
 	for _, name := range names {

@@ -30,7 +30,7 @@ func newNetworkRm(g *globals) *cobra.Command {
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, client := cmd.Context(), g.client(cmd)
-			args, err := d.undefine(cmd, client, args)
+			args, err := d.undefine(cmd, client, args, force)
 			if err != nil || len(args) == 0 {
 				return err
 			}
@@ -59,7 +59,7 @@ func newNetworkRm(g *globals) *cobra.Command {
 			return append(words, completeNetworks(g, cmd)...), cobra.ShellCompDirectiveNoFileComp
 		},
 	}
-	cmd.Flags().BoolVarP(&force, "force", "f", false, "even if Docker does not answer")
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "even if Docker does not answer, or etcd")
 	cmd.Flags().DurationVar(&d.wait, "timeout", defineFor, "how long hosts are waited for; 0s does not wait")
 	return cmd
 }

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -168,12 +169,17 @@ networks:
 		all[(i+1)%3].says(fmt.Sprintf("docker exec c%d ping -c1 -W3 %s", (i+1)%3+1, addr), "1 packets received")
 	}
 	two.fails("docker run --rm --network two-only busybox:lab true", "DHCP")
+	// A DHCP server on the segment, and a lease that all hosts see.
+	one.sh("ip addr add 10.8.0.1/24 dev seg; dnsmasq --conf-file=/dev/null --port=0 --interface=seg --bind-interfaces --dhcp-range=10.8.0.10,10.8.0.99,255.255.255.0,1h --dhcp-leasefile=/run/docker/leases --pid-file=/run/docker/dnsmasq.pid")
+	t.Cleanup(func() { one.sh("kill $(cat /run/docker/dnsmasq.pid)") })
+	two.sh(run + "--name leased --network two-only busybox:lab")
+	one.eventually("node-2's lease is seen", one.wants("lanyard lease ls --network two-only", "HOST", "node-2 ", two.addr("leased", "two-only"), "bound", "leased", "10.8.0.1 "))
 	for _, m := range all {
 		m.eventually("all endpoints are seen", m.wants("lanyard endpoint ls", "HOST", "node-1", "c1", "node-2", "c2", "node-3", "c3"))
 	}
 	one.says("lanyard endpoint ls --host node-2 --network plan", "c2")
 	one.says("lanyard network ls", "node-2   ", "two-only", "lan9")
-	one.says("lanyard endpoint ls --network two-only", "ENDPOINT ID")
+	one.says("lanyard endpoint ls --network two-only", "ENDPOINT ID", "10.8.0.")
 	one.fails("lanyard endpoint ls --host nosuch", `no host "nosuch" is known`)
 	one.says("lanyard network inspect plan", "node-3", "c3")
 	// They probe for addresses of one small pool at the same time.
@@ -184,6 +190,12 @@ networks:
 		t.Errorf("--json of one host: %s", out)
 	}
 
+	// A host on which nothing happens asks etcd less than once a second, with all that it shows and compares.
+	before := one.storeRequests()
+	time.Sleep(6 * time.Second)
+	if n := one.storeRequests() - before; n >= 6 {
+		t.Errorf("an idle host sends etcd %v requests in 6 s", n)
+	}
 	t.Logf("as an operator sees it:\n%s", one.sh("set -x; lanyard host ls; lanyard network ls; lanyard network diff; lanyard endpoint ls; lanyard pool inspect plan; lanyard lease ls --all"))
 
 	// A host that is gone.
@@ -198,6 +210,20 @@ networks:
 	}
 	three.mustDo(three.StartLanyard(ctx, three.flags...))
 	one.eventually("node-3 is there again", one.wants("lanyard endpoint ls", "node-3", "c3"))
+}
+
+// storeRequests is how many requests the host has sent to etcd.
+func (m *member) storeRequests() float64 {
+	m.t.Helper()
+	for line := range strings.Lines(m.metrics()) {
+		if value, ok := strings.CutPrefix(line, "lanyard_store_requests_total "); ok {
+			n, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+			m.mustDo(err)
+			return n
+		}
+	}
+	m.t.Fatal("lanyard_store_requests_total is no metric")
+	return 0
 }
 
 // Containers come and go on three hosts, on addresses of one small pool, while hosts are cut off, lanyards and members of etcd are killed and

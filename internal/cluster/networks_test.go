@@ -93,6 +93,7 @@ func TestSeen(t *testing.T) {
 	a, stop := host(t, "a", e.Endpoints...)
 	b, _ := host(t, "b", e.Endpoints...)
 	up(t, a, b)
+	await(t, "b knows both", func() bool { return len(b.Known()) == 2 && b.HostName("id-a") == "a" && b.HostName("id-b") == "b" })
 	see := func(kind Kind) string {
 		t.Helper()
 		list, err := b.See(ctx, kind)

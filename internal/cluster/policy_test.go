@@ -138,9 +138,7 @@ func TestForgetAfterNotYet(t *testing.T) {
 	set(59 * time.Minute)
 	b, stopB := hostWith(t, "b", quick, e.Endpoints...)
 	up(t, b)
-	if d := counted(b); d != 59*time.Minute {
-		t.Errorf("another host knows of %s", d)
-	}
+	await(t, "another host knows of it", func() bool { return counted(b) == 59*time.Minute })
 	back, stop := host(t, "dead1", e.Endpoints...)
 	up(t, back)
 	await(t, "its silence is over", func() bool { return counted(a) == 0 })

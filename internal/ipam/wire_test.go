@@ -110,9 +110,14 @@ func TestHostAddresses(t *testing.T) {
 	pool := b.mustNetwork("n1", "eth1", lan.Policy{}, subnet{pool: "10.0.0.0/29"})[0]
 	b.listen()
 	n := b.nets["n1"]
-	n.HostAddrs = []netip.Addr{netip.MustParseAddr("10.0.0.1")}
+	set := func(auto bool, addrs ...netip.Addr) {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		n.HostAddrs, n.HostAuto = addrs, auto
+	}
+	set(false, netip.MustParseAddr("10.0.0.1"))
 	wantErr(t, b.HostAddresses(ctx, n), "address for the host", "is in use on eth1 by "+mac)
-	n.HostAddrs, n.HostAuto = nil, true
+	set(true)
 	if err := b.HostAddresses(ctx, n); err != nil || fmt.Sprint(n.HostAddrs) != "[10.0.0.2]" {
 		t.Fatalf("the host has %v, %v; want 10.0.0.2", n.HostAddrs, err)
 	}
