@@ -80,26 +80,10 @@ func (r *repairer) Run(ctx context.Context) error {
 	}
 }
 
-// fullNetwork is all that Docker tells of a network.
-type fullNetwork struct {
-	ID, Name, Driver, Scope string
-	Internal, EnableIPv6    bool
-	EnableIPv4              *bool
-	Options                 map[string]string
-	IPAM                    struct {
-		Driver  string
-		Options map[string]string
-		Config  []struct {
-			Subnet, IPRange, Gateway string
-			AuxiliaryAddresses       map[string]string
-		}
-	}
-}
-
 // view asks Docker what it has of this driver's. With an error it may lack containers, and is
 // nil where Docker said nothing.
 func (r *repairer) view(ctx context.Context) (*engine.DockerView, error) {
-	var list []fullNetwork
+	var list []plan.Request
 	if err := r.api.get(ctx, "/networks?filters="+url.QueryEscape(`{"type":{"custom":true}}`), &list); err != nil {
 		return nil, err
 	}
@@ -113,7 +97,7 @@ func (r *repairer) view(ctx context.Context) (*engine.DockerView, error) {
 			// A manager lists all networks of its swarm. This node has those of its tasks alone,
 			// and asked for one by its ID Docker says what it has here, if anything.
 			id := n.ID
-			n = fullNetwork{}
+			n = plan.Request{}
 			if err := r.api.get(ctx, "/networks/"+id, &n); errors.Is(err, errGone) || err == nil && n.IPAM.Driver == "" {
 				continue
 			} else if err != nil {

@@ -13,7 +13,7 @@ import (
 // container is on it, left alone when they are somebody's, and removed.
 func TestNetworkApply(t *testing.T) {
 	onEach(t, func(u *user) {
-		store := u.etcd()
+		store := u.etcd("127.0.0.1")
 		u.mustDo(u.StopLanyard())
 		u.mustDo(u.StartLanyard(ctx, "--store", store, "--host-name", "one"))
 		u.t.Cleanup(func() {

@@ -67,12 +67,7 @@ func together(t *testing.T, count int) []*member {
 		m.flags = []string{"--store", "etcd://" + strings.Join(urls, ","), "--host-name", m.name}
 		all = append(all, m)
 		m.mustDo(h.MakeImage(ctx))
-		// The segment is a bridge in the first host's namespace.
-		m.sh(fmt.Sprintf("ip addr add 10.98.0.%[1]d/24 dev eth1; ip link set wire name wire%[1]d; ip link set wire%[1]d netns %d", m.index, all[0].LanyardPid()))
-		if i == 0 {
-			m.sh("ip link add seg type bridge stp_state 0 mcast_snooping 0 forward_delay 0; ip link set seg up; sysctl -qw net.bridge.bridge-nf-call-iptables=0 2>/dev/null || true")
-		}
-		all[0].sh(fmt.Sprintf("ip link set wire%[1]d master seg; ip link set wire%[1]d up", m.index))
+		m.plug(all[0].user, m.index)
 	}
 	for _, m := range all {
 		m.startEtcd(strings.Join(members, ","))
@@ -88,6 +83,19 @@ func together(t *testing.T, count int) []*member {
 		t.FailNow()
 	}
 	return all
+}
+
+// plug puts the host's cable on a segment, which is a bridge in the first host's namespace, and gives it the address 10.98.0.N there. The
+// first is plugged in first, and its lanyard runs meanwhile.
+func (u *user) plug(first *user, n int) {
+	u.t.Helper()
+	u.sh(fmt.Sprintf("ip addr add 10.98.0.%d/24 dev eth1", n))
+	if n == 1 {
+		u.sh("ip link set wire name wire1; ip link add seg type bridge stp_state 0 mcast_snooping 0 forward_delay 0; ip link set seg up")
+	} else {
+		u.sh(fmt.Sprintf("ip link set wire netns %d name wire%d", first.LanyardPid(), n))
+	}
+	first.sh(fmt.Sprintf("ip link set wire%[1]d master seg; ip link set wire%[1]d up", n))
 }
 
 // notDebug is a log without what is for debugging.

@@ -8,22 +8,22 @@ import (
 	"time"
 )
 
-// etcd runs an etcd on the host until the test ends, and returns what --store takes.
-func (u *user) etcd() string {
+// etcd runs an etcd on the host, at an address of its, until the test ends, and returns what --store takes.
+func (u *user) etcd(addr string) string {
 	u.t.Helper()
-	u.sh(`url=http://127.0.0.1:23790; dir=$(mktemp -d)
-setsid etcd --data-dir $dir --listen-client-urls $url --advertise-client-urls $url --listen-peer-urls http://127.0.0.1:23800 --initial-advertise-peer-urls http://127.0.0.1:23800 \
-	--initial-cluster default=http://127.0.0.1:23800 >$dir/log 2>&1 </dev/null & echo $! $dir >/run/docker/etcd
+	u.sh(`dir=$(mktemp -d); url=http://` + addr + `:2379; peer=http://` + addr + `:2380
+setsid etcd --data-dir $dir --listen-client-urls $url --advertise-client-urls $url --listen-peer-urls $peer --initial-advertise-peer-urls $peer \
+	--initial-cluster default=$peer >$dir/log 2>&1 </dev/null & echo $! $dir >/run/docker/etcd
 for i in $(seq 100); do busybox wget -q -O - $url/health 2>/dev/null | grep -q true && exit; sleep 0.1; done; cat $dir/log; exit 1`)
 	u.t.Cleanup(func() { u.sh("read pid dir </run/docker/etcd; kill -CONT $pid; kill -9 $pid; rm -rf $dir") })
-	return "etcd://127.0.0.1:23790"
+	return "etcd://" + addr
 }
 
 // A host that has containers moves its addresses into etcd, and out of it again, and they run on;
 // in between etcd goes away: containers that Docker gives up for it are started when it is back.
 func TestStoreMigrates(t *testing.T) {
 	onNewest(t, func(u *user) {
-		store := u.etcd()
+		store := u.etcd("127.0.0.1")
 		u.sh("docker network create -d lanyard --ipam-driver lanyard --subnet 10.1.0.0/24 -o parent=eth1 lan")
 		u.sh(run + "--name c1 --restart always --network lan busybox:lab && " + run + "--name c2 --network lan busybox:lab")
 		one, two := u.addr("c1", "lan"), u.addr("c2", "lan")
@@ -44,7 +44,7 @@ func TestStoreMigrates(t *testing.T) {
 
 		// Without etcd.
 		u.sh("read pid dir </run/docker/etcd; kill -STOP $pid")
-		u.fails("docker run --rm --network lan busybox:lab true", "etcd at 127.0.0.1:23790", "no new address")
+		u.fails("docker run --rm --network lan busybox:lab true", "etcd at 127.0.0.1:2379", "no new address")
 		out, err := u.try("docker restart -t0 c1")
 		u.t.Logf("a restart without etcd: %v %s", err, out)
 		u.says("docker exec c2 ip addr show eth0", two+"/24")

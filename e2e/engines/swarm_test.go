@@ -36,21 +36,14 @@ func newSwarm(t *testing.T, e *engine, plugin string, nodes int) *swarm {
 			if t.Failed() {
 				t.Logf("node %d:\n%s\n%s", i+1, s.try(n, "lanyard endpoint ls; docker ps -a"), s.try(n, "tail -n 30 "+n.DockerdLog()))
 			}
-			s.try(n, "kill $(cat /run/etcd.pid)")
 			if err := h.Close(); err != nil {
 				t.Error(err)
 			}
 		})
 		n.mustDo(h.MakeImage(ctx))
-		n.sh(fmt.Sprintf("ip addr add 10.98.0.%d/24 dev eth1", i+1))
+		n.plug(s.nodes[0], i+1)
 		if i == 0 {
-			n.sh("ip link add br0 type bridge stp_state 0 mcast_snooping 0 forward_delay 0 && ip link set br0 up && ip link set wire master br0")
-			n.sh(`url=http://10.98.0.1:2379
-setsid etcd --data-dir /run/etcd --listen-client-urls $url --advertise-client-urls $url --listen-peer-urls http://10.98.0.1:2380 >/run/etcd.log 2>&1 </dev/null & echo $! >/run/etcd.pid
-for i in $(seq 100); do busybox wget -q -O - $url/health 2>/dev/null | grep -q true && exit; sleep 0.1; done; cat /run/etcd.log; exit 1`)
-		} else {
-			n.sh(fmt.Sprintf("ip link set wire netns %d name wire%d", s.nodes[0].LanyardPid(), i))
-			s.nodes[0].sh(fmt.Sprintf("ip link set wire%d master br0 && ip link set wire%[1]d up", i))
+			n.etcd("10.98.0.1")
 		}
 	}
 	for i, n := range s.nodes {

@@ -334,6 +334,7 @@ func (c *Cluster) join(ctx context.Context, joined func(salt []byte) error) erro
 // stay says that this host is alive, and follows which others there are, until etcd cannot be
 // asked, which it returns, or ctx ends.
 func (c *Cluster) stay(ctx context.Context) error {
+	stopping := ctx.Done()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	lease, err := c.register(ctx)
@@ -341,8 +342,16 @@ func (c *Cluster) stay(ctx context.Context) error {
 		return err
 	}
 	defer func() {
-		// A host that stops on purpose is not alive from then on.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience/4)
+		// A host that stops on purpose is not alive from then on. Where it is etcd that went away it is not waited for long.
+		wait := patience / 4
+		select {
+		case <-stopping:
+			if _, why := c.Up(); why == nil {
+				wait = patience
+			}
+		default:
+		}
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), wait)
 		defer cancel()
 		_, _ = c.client.Revoke(ctx, lease) // else it ends by itself
 	}()

@@ -16,6 +16,7 @@ const Label = "net.lanyard.plan"
 type Request struct {
 	ID             string `json:"Id,omitempty"`
 	Name           string
+	Scope          string `json:",omitempty"` // where it is known: "local", or "swarm"
 	Driver         string
 	Internal       bool
 	Attachable     bool
