@@ -178,7 +178,7 @@ networks:
 	}
 	two.fails("docker run --rm --network two-only busybox:lab true", "DHCP")
 	// A DHCP server on the segment, and a lease that all hosts see.
-	one.sh("ip addr add 10.8.0.1/24 dev seg; dnsmasq --conf-file=/dev/null --port=0 --interface=seg --bind-interfaces --dhcp-range=10.8.0.10,10.8.0.99,255.255.255.0,1h --dhcp-leasefile=/run/docker/leases --pid-file=/run/docker/dnsmasq.pid")
+	one.sh("ip addr add 10.8.0.1/24 dev seg; dnsmasq --conf-file=/dev/null --no-ping --dhcp-authoritative --port=0 --interface=seg --bind-interfaces --dhcp-range=10.8.0.10,10.8.0.99,255.255.255.0,1h --dhcp-leasefile=/run/docker/leases --pid-file=/run/docker/dnsmasq.pid")
 	t.Cleanup(func() { one.sh("kill $(cat /run/docker/dnsmasq.pid)") })
 	two.sh(run + "--name leased --network two-only busybox:lab")
 	one.eventually("node-2's lease is seen", one.wants("lanyard lease ls --network two-only", "HOST", "node-2 ", two.addr("leased", "two-only"), "bound", "leased", "10.8.0.1 "))
