@@ -49,7 +49,7 @@ func start(ctx context.Context) (err error) {
 	}
 	engine := chosen[0]
 	lab, err = uml.Up(ctx, "scenario", []uml.NodeConfig{
-		{Name: "node-1", Engine: engine.Name}, {Name: "node-2", Engine: engine.Name}, {Name: "lan", Mem: 256},
+		{Name: "node-1", Engine: engine.Name}, {Name: "node-2", Engine: engine.Name}, {Name: "lan", Mem: 512},
 	}, func(format string, args ...any) { fmt.Printf(format+"\n", args...) })
 	if err != nil {
 		return err
