@@ -138,11 +138,7 @@ func (d *defining) follow(cmd *cobra.Command, c *control.Client, steps []plan.St
 		return explain(err)
 	}
 	done.Reports = only(all.Reports, func(r *control.HostReport) bool { return slices.Contains(names, r.Network) })
-	for _, h := range all.Hosts {
-		if !h.Alive {
-			done.Silent = append(done.Silent, h.Name)
-		}
-	}
+	done.Silent = silent(&all)
 	if d.json {
 		err = printJSON(out, done)
 	} else if len(done.Reports) > 0 {
@@ -230,6 +226,17 @@ func unsaid(all *control.Definitions, names []string) (pending, open []control.H
 		}
 	}
 	return pending, open
+}
+
+// silent are the names of the hosts that are not alive.
+func silent(all *control.Definitions) []string {
+	names := []string{}
+	for _, h := range all.Hosts {
+		if !h.Alive {
+			names = append(names, h.Name)
+		}
+	}
+	return names
 }
 
 // stepWords are what a step does, and what it would do.
@@ -325,11 +332,7 @@ func newNetworkDiff(g *globals) *cobra.Command {
 				p.State, p.Alive, p.Problem = plan.Waiting, true, "the host has not said yet what became of it"
 				done.Reports = append(only(done.Reports, func(r *control.HostReport) bool { return r.Host != p.Host || r.Network != p.Network }), p)
 			}
-			for _, h := range all.Hosts {
-				if !h.Alive {
-					done.Silent = append(done.Silent, h.Name)
-				}
-			}
+			done.Silent = silent(&all)
 			changes := only(done.Steps, func(s *plan.Step) bool { return s.Action != plan.Keep })
 			switch {
 			case asJSON:

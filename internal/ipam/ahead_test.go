@@ -97,15 +97,20 @@ func (b *bench) killed() {
 	b.start()
 }
 
+// oneAhead is two hosts that share a subnet, of which the first reaches etcd by a proxy, and holds so many addresses.
+func oneAhead(t *testing.T, n int) (a, b *bench, proxy *kerneltest.Proxy, held []string) {
+	t.Helper()
+	e := kerneltest.NewEtcd(t, 1)
+	proxy = kerneltest.NewProxy(t, e.Endpoints[0])
+	hosts := hostsThatShare(t, "10.9.0.0/26", noACD, []string{proxy.Addr}, e.Endpoints)
+	hosts[0].setAhead(n)
+	return hosts[0], hosts[1], proxy, hosts[0].holding(n)
+}
+
 // With etcd away a host gives out exactly what it has claimed ahead, across a kill, and nobody
 // else is given any of it; with etcd back it claims as many again.
 func TestSharedAhead(t *testing.T) {
-	e := kerneltest.NewEtcd(t, 1)
-	proxy := kerneltest.NewProxy(t, e.Endpoints[0])
-	hosts := hostsThatShare(t, "10.9.0.0/26", noACD, []string{proxy.Addr}, e.Endpoints)
-	a, b := hosts[0], hosts[1]
-	a.setAhead(6)
-	held := a.holding(6)
+	a, b, proxy, held := oneAhead(t, 6)
 	if p := a.Pools()[0]; p.Ahead != 6 || p.AheadWanted != 6 || p.Held != 6 || p.Free != p.Size-6-p.Reserved {
 		t.Errorf("the pool is %+v", p)
 	}
@@ -345,12 +350,7 @@ func TestSharedAheadGivenBack(t *testing.T) {
 // A host that is forgotten while it is cut off learns of it: what it held and did not give out
 // is not its own any more, and what it gave out and another host too is said.
 func TestSharedAheadForgotten(t *testing.T) {
-	e := kerneltest.NewEtcd(t, 1)
-	proxy := kerneltest.NewProxy(t, e.Endpoints[0])
-	hosts := hostsThatShare(t, "10.9.0.0/26", noACD, []string{proxy.Addr}, e.Endpoints)
-	a, b := hosts[0], hosts[1]
-	a.setAhead(4)
-	held := a.holding(4)
+	a, b, proxy, held := oneAhead(t, 4)
 	a.cutOff(proxy, held)
 	twice := a.mustAsk(a.pool(), "", "web")
 	h, err := b.cluster.Forget(ctx, "host0", true)
