@@ -46,6 +46,7 @@ var packages = []struct{ name, file string }{
 	{"systemd", "/lib/systemd/systemd"}, // for guests, as the rest
 	{"udev", "/lib/systemd/systemd-udevd"},
 	{"dbus", "/usr/bin/dbus-daemon"},
+	{"rpm", "/usr/bin/rpm"},
 }
 
 // services are the packages that come with a service, and its name.
