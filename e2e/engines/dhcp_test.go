@@ -133,7 +133,7 @@ func TestDHCP(t *testing.T) {
 			u.says("lanyard lease renew "+a2, a2)
 			u.says("lanyard lease inspect "+a1, "10.77.0.53", "site.example", "--dns", siteOwn)
 			u.says("lanyard events --since 1m", "lease-acquired", "lease-renewed", a1, a2)
-			if text := u.metrics(); !strings.Contains(text, `lanyard_leases{`) || !strings.Contains(text, `lanyard_lease_events_total{`) {
+			if text := u.metrics(); !strings.Contains(text, `lanyard_leases{`) || !strings.Contains(text, `lanyard_events_total{`) {
 				u.t.Errorf("metrics without leases:\n%s", text)
 			}
 			u.sh("docker rm -f c1 c2 && docker network rm lan")
