@@ -36,6 +36,7 @@ var arrows = map[string]struct {
 	"engine":    {may: []string{"acd", "antispoof", "ipam", "lan", "link", "netns", "store"}, never: []string{"net/http", "encoding/json"}, why: "the verbs serve any door"},
 	"docker":    {may: []string{"engine", "lan", "request"}, why: "a door calls verbs, and reaches around them for nothing"},
 	"control":   {may: []string{"cluster", "engine", "ipam", "lan", "plan"}, why: "a door calls verbs, and reaches around them for nothing"},
+	"doctor":    {may: []string{"acd", "cluster", "control", "dhcp", "engine", "ipam", "lan", "link", "netns", "packet"}, never: []string{"log/slog"}, why: "it looks and tells; whoever prints it or asks Docker is above"},
 	"kerneltest": {
 		may: []string{"netns"}, why: "every package's tests use it",
 	},
