@@ -34,7 +34,9 @@ var arrows = map[string]struct {
 	"ipam":      {may: []string{"acd", "cluster", "dhcp", "lan", "link", "netns", "packet", "pool", "store"}, never: []string{"net/http", "encoding/json"}, why: "it is below the engine, and serves any door"},
 	"engine":    {may: []string{"acd", "antispoof", "ipam", "lan", "link", "netns", "store"}, never: []string{"net/http", "encoding/json"}, why: "the verbs serve any door"},
 	"docker":    {may: []string{"engine", "lan"}, why: "a door calls verbs, and reaches around them for nothing"},
-	"control":   {may: []string{"cluster", "engine", "ipam", "lan", "plan"}, why: "a door calls verbs, and reaches around them for nothing"},
+	"topology":  {may: []string{"engine", "ipam", "lan"}, never: []string{"os", "net", "net/http", "log/slog", "sync", "golang.org/x/sys/unix"}, why: "it draws what it is given"},
+	"web":       {may: []string{"serve"}, why: "it serves a page and whatever handler it is given"},
+	"control":   {may: []string{"cluster", "engine", "ipam", "lan", "plan", "topology"}, why: "a door calls verbs, and reaches around them for nothing"},
 	"kerneltest": {
 		may: []string{"netns"}, why: "every package's tests use it",
 	},
