@@ -18,7 +18,7 @@ const (
 )
 
 // namer knows what Docker calls networks and containers. It asks when somebody wants to know and
-// something is new. Its method may be called at the same time.
+// something is new. Its methods may be called at the same time.
 type namer struct {
 	api *engineAPI
 
@@ -62,14 +62,40 @@ func (n *namer) names(ctx context.Context, networks []engine.NetworkState, endpo
 	maps.DeleteFunc(n.known, func(id, _ string) bool { return !there[id] })
 	maps.DeleteFunc(n.unnamed, func(id string, _ time.Time) bool { return !there[id] || n.known[id] != "" })
 	if ask && now.Sub(n.asked) > 5*n.took {
-		for _, names := range []map[string]string{n.api.networkNames(ctx), n.api.containerNames(ctx)} {
-			for id, name := range names {
-				if there[id] {
-					n.known[id] = name
-				}
-			}
-		}
-		n.asked, n.took = time.Now(), time.Since(now)
+		n.ask(ctx, there)
 	}
 	return maps.Clone(n.known)
+}
+
+// ofNetworks are the names of networks, as names has them. Docker is asked again after a while only,
+// since who wants them comes by every few seconds and can do without.
+func (n *namer) ofNetworks(ids []string) map[string]string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	there, ask := map[string]bool{}, false
+	for _, id := range ids {
+		there[id] = true
+		ask = ask || n.known[id] == ""
+	}
+	if ask && time.Since(n.asked) > namesAgain {
+		n.ask(context.Background(), there)
+	}
+	known := map[string]string{}
+	for _, id := range ids {
+		known[id] = n.known[id]
+	}
+	return known
+}
+
+// ask asks Docker for the names of what is there. n.mu is held.
+func (n *namer) ask(ctx context.Context, there map[string]bool) {
+	start := time.Now()
+	for _, names := range []map[string]string{n.api.networkNames(ctx), n.api.containerNames(ctx)} {
+		for id, name := range names {
+			if there[id] {
+				n.known[id] = name
+			}
+		}
+	}
+	n.asked, n.took = time.Now(), time.Since(start)
 }
