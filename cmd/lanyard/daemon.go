@@ -13,8 +13,11 @@ import (
 	"os/signal"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/prometheus/client_golang/prometheus"
+	promcollectors "github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -26,6 +29,7 @@ import (
 	"github.com/lanyard-net/lanyard/internal/engine"
 	"github.com/lanyard-net/lanyard/internal/ipam"
 	"github.com/lanyard-net/lanyard/internal/link"
+	"github.com/lanyard-net/lanyard/internal/request"
 	"github.com/lanyard-net/lanyard/internal/serve"
 	"github.com/lanyard-net/lanyard/internal/store"
 )
@@ -109,9 +113,9 @@ func newDaemon(g *globals) *cobra.Command {
 	f.BoolVar(&check, "check", false, "print the settings that would be used, and where they are from, and do nothing")
 	f.BoolVar(&asJSON, "json", false, "with --check: print JSON, a list of settings")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
-	f.StringVar(&format, "log-format", "text", "text (logfmt) or json")
+	f.StringVar(&format, "log-format", "text", "text (or logfmt, which is the same) or json")
 	for flag, words := range map[string][]cobra.Completion{
-		"log-level": {"debug", "info", "warn", "error"}, "log-format": {"text", "json"},
+		"log-level": {"debug", "info", "warn", "error"}, "log-format": {"text", "logfmt", "json"},
 	} {
 		if err := cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp)); err != nil {
 			panic(err) // the flag is defined just above
@@ -136,12 +140,12 @@ func newLog(w io.Writer, level, format string) (*slog.Logger, error) {
 		return nil, fmt.Errorf("log level %q: it is debug, info, warn or error", level)
 	}
 	switch format {
-	case "text":
-		return slog.New(slog.NewTextHandler(w, o)), nil
+	case "text", "logfmt":
+		return slog.New(request.Logged(slog.NewTextHandler(w, o))), nil
 	case "json":
-		return slog.New(slog.NewJSONHandler(w, o)), nil
+		return slog.New(request.Logged(slog.NewJSONHandler(w, o))), nil
 	}
-	return nil, fmt.Errorf("log format %q: it is text or json", format)
+	return nil, fmt.Errorf("log format %q: it is text (which is logfmt) or json", format)
 }
 
 // task is a long loop of the daemon. Run returns nil when ctx ends.
@@ -215,8 +219,11 @@ func runDaemon(ctx context.Context, c daemonConfig) (err error) {
 		Pools: addresses.Pools, Addresses: addresses.Addresses, Reserve: addresses.Reserve, Release: addresses.Release,
 		Leases: addresses.Leases, Lease: addresses.Lease, RenewLease: addresses.RenewLease, ReleaseLease: addresses.ReleaseLease,
 		Events: addresses.Events, EventCounts: addresses.EventCounts, Repair: mender.repair, Cluster: shared, Stopping: ctx.Done(),
+		NetworkNames: (&namer{api: dockerAPI(time.Second)}).of,
 	}
-	plugin := &serve.HTTP{Name: "plugin socket", Listener: pluginListener, Handler: docker.New(docker.VerbsOf(e), c.log), Log: c.log}
+	door := docker.New(docker.VerbsOf(e), c.log)
+	source.Collectors = collectors(door, db, links, addresses, shared)
+	plugin := &serve.HTTP{Name: "plugin socket", Listener: pluginListener, Handler: door, Log: c.log}
 	operator := &serve.HTTP{Name: "control socket", Listener: controlListener, Handler: control.NewHandler(source, c.log), Log: c.log}
 	if shared != nil {
 		g.Go(func() error {
@@ -233,6 +240,18 @@ func runDaemon(ctx context.Context, c daemonConfig) (err error) {
 	}
 	c.log.Info("stopped")
 	return nil
+}
+
+// collectors are the figures that each part keeps of its own; shared may be nil.
+func collectors(door *docker.Handler, db *store.DB, links *link.Links, addresses *ipam.Manager, shared *cluster.Cluster) []prometheus.Collector {
+	all := []prometheus.Collector{
+		promcollectors.NewProcessCollector(promcollectors.ProcessCollectorOpts{}),
+		door.Metrics(), db.Metrics(), links.Metrics(), addresses.Metrics(),
+	}
+	if shared != nil {
+		all = append(all, shared.Metrics())
+	}
+	return all
 }
 
 // cluster is what this host shares with others; nil without --store.

@@ -1,6 +1,6 @@
 package main
 
-//go:generate go test -run TestDocs -update .
+//go:generate go test -run "^(TestDocs|TestMetricsPage)$" -update .
 
 import (
 	"flag"

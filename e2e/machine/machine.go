@@ -43,6 +43,7 @@ var packages = []struct{ name, file string }{
 	{"etcd-server", "/usr/bin/etcd"},
 	{"iperf3", "/usr/bin/iperf3"},
 	{"fping", "/usr/bin/fping"},
+	{"prometheus", "/usr/bin/promtool"},
 	{"systemd", "/lib/systemd/systemd"}, // for guests, as the rest
 	{"udev", "/lib/systemd/systemd-udevd"},
 	{"dbus", "/usr/bin/dbus-daemon"},
@@ -50,7 +51,7 @@ var packages = []struct{ name, file string }{
 
 // services are the packages that come with a service, and its name.
 var services = map[string]string{
-	"radvd": "radvd", "kea-dhcp4-server": "kea-dhcp4-server", "kea-dhcp6-server": "kea-dhcp6-server", "isc-dhcp-relay": "isc-dhcp-relay", "etcd-server": "etcd",
+	"radvd": "radvd", "kea-dhcp4-server": "kea-dhcp4-server", "kea-dhcp6-server": "kea-dhcp6-server", "isc-dhcp-relay": "isc-dhcp-relay", "etcd-server": "etcd", "prometheus": "prometheus",
 }
 
 // Engine is a Docker Engine that is unpacked in the cache.

@@ -51,6 +51,8 @@ import (
 	"runtime/debug"
 	"strings"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/lanyard-net/lanyard/internal/cluster"
 	"github.com/lanyard-net/lanyard/internal/engine"
 	"github.com/lanyard-net/lanyard/internal/ipam"
@@ -73,7 +75,7 @@ type Version struct {
 	Go      string `json:"go"`
 }
 
-// Source is what the handler serves; all fields but Cluster and Stopping are required. The functions
+// Source is what the handler serves; all fields from NetworkNames on may be nil. The functions
 // are those of *engine.Engine, and from Pools on those of *ipam.Manager.
 type Source struct {
 	Version       Version
@@ -91,6 +93,10 @@ type Source struct {
 	Events        func(ctx context.Context, after uint64, wait bool) []ipam.Event
 	EventCounts   func() map[string]uint64
 	Repair        func(ctx context.Context, dry bool) Repair
+	// NetworkNames are Docker's names of networks by ID, as far as it says them soon; nil: none are known.
+	NetworkNames func(ids []string) map[string]string
+	// Collectors have figures of their own for /metrics.
+	Collectors []prometheus.Collector
 	// Cluster is nil where addresses are not shared.
 	Cluster *cluster.Cluster
 	// Stopping is closed when the daemon is to stop: answers that wait for something
