@@ -112,7 +112,8 @@ func cliPage() string {
 		"| variable | meaning |\n|---|---|\n" +
 		"| `" + envSocket + "` | the control socket, where `--control-socket` is not given |\n" +
 		"| `DOCKER_HOST` | where to ask for the names of networks and containers; `unix://` and plain `tcp://` only |\n" +
-		"| `LC_ALL`, else `LC_CTYPE`, else `LANG` | whether `pool ls` and `pool inspect` may draw with more than ASCII |\n\n" +
+		"| `LC_ALL`, else `LC_CTYPE`, else `LANG` | whether `pool ls`, `pool inspect` and `map` may draw with more than ASCII |\n" +
+		"| `NO_COLOR` | where it is set, `map` has no colours |\n\n" +
 		"`lanyard completion bash|zsh|fish|powershell` prints a completion script; networks, pools, addresses and leases complete as the daemon knows them.\n")
 	for _, c := range commands(newRoot()) {
 		fmt.Fprintf(&b, "\n## %s\n\n%s\n\n```\n%s\n```\n\nFor example:\n\n```\n%s\n```\n\n", c.CommandPath(), c.Long, useLine(c), unindent(c.Example))

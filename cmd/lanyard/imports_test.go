@@ -34,8 +34,10 @@ var arrows = map[string]struct {
 	"cluster":   {may: []string{"lan", "plan"}, why: "it is where hosts agree; whoever has an address decides"},
 	"ipam":      {may: []string{"acd", "cluster", "dhcp", "lan", "link", "netns", "packet", "pool", "request", "store"}, never: []string{"net/http", "encoding/json"}, why: "it is below the engine, and serves any door"},
 	"engine":    {may: []string{"acd", "antispoof", "ipam", "lan", "link", "netns", "store"}, never: []string{"net/http", "encoding/json"}, why: "the verbs serve any door"},
+	"topology":  {may: []string{"engine", "ipam", "lan"}, never: []string{"os", "net", "net/http", "log/slog", "sync", "golang.org/x/sys/unix"}, why: "it draws what it is given"},
+	"web":       {may: []string{"serve"}, why: "it serves a page and whatever handler it is given"},
 	"docker":    {may: []string{"engine", "lan", "request"}, why: "a door calls verbs, and reaches around them for nothing"},
-	"control":   {may: []string{"cluster", "engine", "ipam", "lan", "plan"}, why: "a door calls verbs, and reaches around them for nothing"},
+	"control":   {may: []string{"cluster", "engine", "ipam", "lan", "plan", "topology"}, why: "a door calls verbs, and reaches around them for nothing"},
 	"doctor":    {may: []string{"acd", "cluster", "control", "dhcp", "engine", "ipam", "lan", "link", "netns", "packet"}, never: []string{"log/slog"}, why: "it looks and tells; whoever prints it or asks Docker is above"},
 	"kerneltest": {
 		may: []string{"netns"}, why: "every package's tests use it",

@@ -23,6 +23,8 @@
 //	POST /v1/definitions {"networks", "prune", "dry", "create"}, to define networks; answers with the steps
 //	DELETE /v1/definitions/{name}
 //	GET /v1/seen/{networks, endpoints, leases or reports}, what the other hosts show
+//	GET /v1/map, networks and endpoints of all hosts on their parents and VLANs, with names
+//	GET /v1/traffic, what the links of this host's endpoints have carried
 //	POST /v1/repair?dry_run={true or false}
 //	GET /metrics, figures in Prometheus's text format
 //
@@ -93,6 +95,10 @@ type Source struct {
 	Events        func(ctx context.Context, after uint64, wait bool) []ipam.Event
 	EventCounts   func() map[string]uint64
 	Repair        func(ctx context.Context, dry bool) Repair
+	Traffic       func(ctx context.Context) ([]engine.EndpointTraffic, error)
+	// Names says what Docker calls networks and the containers of endpoints, by ID; what it does
+	// not say is left out. It may wait for Docker for some seconds.
+	Names func(ctx context.Context, networks []engine.NetworkState, endpoints []engine.EndpointState) map[string]string
 	// NetworkNames are Docker's names of networks by ID, as far as it says them soon; nil: none are known.
 	NetworkNames func(ids []string) map[string]string
 	// Collectors have figures of their own for /metrics.
@@ -150,6 +156,7 @@ func NewHandler(src Source, log *slog.Logger) http.Handler {
 	repairRoute(src, handle)
 	hostRoutes(src, handle)
 	networkRoutes(src, handle)
+	mapRoutes(src, handle)
 	mux.HandleFunc("GET /v1/events", serveEvents(src, log))
 	mux.Handle("GET /metrics", newMetrics(src, log))
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {

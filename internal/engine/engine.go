@@ -272,7 +272,7 @@ func (e *Engine) Networks() []NetworkState {
 	states := make([]NetworkState, 0, len(e.networks))
 	parents, keys := map[string]*link.Parent{}, map[string]string{}
 	for id, n := range e.networks {
-		states = append(states, NetworkState{Network: n.rec.Network, Endpoints: count[n], Problem: cmp.Or(n.problem, n.noAccess)})
+		states = append(states, NetworkState{Network: n.rec.Network, Endpoints: count[n], Wire: link.WireText(n.rec.Key), Problem: cmp.Or(n.problem, n.noAccess)})
 		parents[id], keys[id] = n.parent, n.rec.Key
 	}
 	e.mu.Unlock()
