@@ -138,6 +138,8 @@ func askDaemon(ctx context.Context, c *control.Client) (d doctor.Daemon) {
 
 // askEngine asks Docker what it is, and for its macvlan and ipvlan networks with their containers.
 func askEngine(ctx context.Context) (e doctor.Engine) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	api := dockerAPI(patience)
 	e.Where = api.where
 	var version struct{ Version string }

@@ -162,7 +162,7 @@ type Config struct {
 // or, dnsmasq, three.
 const defaultListen = 3500 * time.Millisecond
 
-// Run looks, and reports. It blocks for some 4 s, and for 9 s at most; ctx ends it early, and what was found by then is
+// Run looks, and reports. It blocks for some 4 s, and for 7 s at most; ctx ends it early, and what was found by then is
 // reported. An error is a target that is nothing.
 func Run(ctx context.Context, c Config) (*Report, error) {
 	start := time.Now()
@@ -223,7 +223,7 @@ func bySubject(list []Finding) []Finding {
 }
 
 // limit is how long a doctor takes at most.
-const limit = 9 * time.Second
+const limit = 7 * time.Second
 
 // complete adds what the table of codes says in general where the finding says nothing of its own.
 func (f *Finding) complete() {

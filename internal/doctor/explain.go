@@ -75,13 +75,13 @@ func Messages() []Message {
 			Means: "The running kernel has no macvlan (or ipvlan, or 802.1Q) module: small kernels of clouds, NAS boxes and single-board computers leave it out, " +
 				"and after an upgrade of the kernel the modules of the running one are gone until the next boot.",
 			Do: []string{"modprobe macvlan, and read what it says", "lanyard doctor, which names the package for this distribution", "reboot, if the kernel was upgraded"}, Codes: []string{"kernel-modules"}},
-		{Name: "mac-in-use", match: `set link up: device or resource busy|set macvlan up: address already in use|set link up: address already in use|link up.*(resource busy|address already in use)`,
+		{Name: "mac-in-use", match: `set (link|macvlan|interface) up: (device or resource busy|address already in use)|link up.*(resource busy|address already in use)|mac to \\?"?[0-9a-f:]{17}\\?"?: address already in use`,
 			Example: "failed to set link up: device or resource busy",
 			Means: "Another macvlan link on the same parent has the same MAC address and is up. Mostly it is the link of a container that has gone, " +
 				"in a namespace that something still holds.",
 			With: "lanyard waits for the kernel to take the old namespace apart, and gives each container on a wire a MAC address of its own.",
 			Do:   []string{"another --mac-address, or none", "lanyard repair --dry-run", "ip -all netns exec ip -d link show type macvlan, to find the other one"}, Codes: []string{"leftovers"}},
-		{Name: "no-subnet-has-it", match: `no configured subnet (or ip-range )?contains? ip address|no configured subnet or ip-range contain`,
+		{Name: "no-subnet-has-it", match: `no configured subnet (or ip-range )?contains? (the )?ip address|does not belong to any of this network's subnets`,
 			Example: "no configured subnet contains IP address fdda:d0:cafe::10",
 			Means: "The address that was asked for is in none of the network's subnets. Docker 29.0.4 also says it of addresses that are in one, when they are written in another way than it writes them " +
 				"(leading zeros, capital letters).",
@@ -133,7 +133,7 @@ func Messages() []Message {
 			Example: "did not find plugin config for specified reference registry.example.org/net/plugin:1",
 			Means:   "The reference is an index of several architectures. Docker can install a managed plugin only from a manifest for one.",
 			Do:      []string{"use the tag of one architecture (as :1-arm64)", "or run lanyard as a service: docs/engines.md says on what"}},
-		{Name: "container-mac", match: `container-wide mac address must match the endpoint-specific`,
+		{Name: "container-mac", match: `container-wide mac address must match the endpoint-specific|cannot specify both --mac-address and per-network mac`,
 			Example: "the container-wide MAC address must match the endpoint-specific MAC address for the main network, or be left empty",
 			Means:   "A tool makes a container anew from docker inspect and gives back both the old, container-wide MAC address and the one of the network, and they differ.",
 			With:    "The MAC address follows from the container's address or name, so a container that is made anew has the same one without being told.",

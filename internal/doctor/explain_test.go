@@ -41,6 +41,9 @@ func TestExplain(t *testing.T) {
 		{"user specified IP address is supported only when connecting to networks with user configured subnets", "ip-needs-subnet"},
 		{"error while removing network: network lan id 123 has active endpoints (name:\"c1\")", "active-endpoints"},
 		{"failed to create the ipvlan port: ensure there are no macvlan networks using the same -o parent: operation not supported", "ipvlan-beside-macvlan"},
+		{`docker: Error response from daemon: failed to set up container networking: failed to add interface vethb640d78 to sandbox: error setting interface "vethb640d78" MAC to "02:42:00:00:81:01": address already in use`, "mac-in-use"},
+		{`docker: Error response from daemon: Invalid address 10.99.0.9: It does not belong to any of this network's subnets.`, "no-subnet-has-it"},
+		{"docker: conflicting options: cannot specify both --mac-address and per-network MAC address", "container-mac"},
 		{"the sky is blue", ""},
 		{"", ""},
 	} {

@@ -262,7 +262,7 @@ func (s *sight) checkDuplicates(w *wire) (list []Finding) {
 					continue
 				}
 				asked++
-				others := slices.DeleteFunc(slices.Clone(w.heard.toOwn[a]), func(m net.HardwareAddr) bool { return m.String() == e.mac })
+				others := slices.DeleteFunc(slices.Clone(w.heard.toOwn[a]), func(m net.HardwareAddr) bool { return m.String() == e.mac || slices.Equal(m, w.heard.own) })
 				if len(others) == 0 {
 					continue
 				}
