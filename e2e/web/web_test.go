@@ -245,7 +245,11 @@ func TestPage(t *testing.T) {
 	s.mu.Lock()
 	s.endpoints = s.endpoints[:len(s.endpoints)-1]
 	s.mu.Unlock()
-	u.sees("!192.168.11.9")
+	u.sees("!192.168.11.9", "!silent")
+	s.mu.Lock()
+	s.other.Silent = true
+	s.mu.Unlock()
+	u.sees("silent: this is what it showed last")
 
 	// Search, by all that one may know.
 	for _, x := range [][2]string{{"homeass", "homeassistant"}, {"02:42:C0:A8:00:0a", "ntp"}, {"fd00:1::5", "mail"}, {"10.30.0.20", "frigate"}, {"cameras", "frigate"}} {
