@@ -112,7 +112,7 @@ func newUser(t *testing.T, d *daemon) *user {
 
 func (u *user) try(do func(ctx context.Context) error) {
 	u.t.Helper()
-	ctx, cancel := context.WithTimeout(u.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(u.t.Context(), time.Minute)
 	defer cancel()
 	if err := do(ctx); err != nil {
 		u.t.Fatal(err)
