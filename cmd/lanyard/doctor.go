@@ -258,13 +258,15 @@ func printReport(w io.Writer, r *doctor.Report, quiet bool) error {
 			fmt.Fprintln(w, subject)
 		}
 		fmt.Fprintf(w, "  %-7s  %-*s  %s\n", verdictWords[f.Verdict], width, f.Code, f.What)
-		if f.Verdict < doctor.Warning {
+		if f.Verdict == doctor.OK {
 			continue
 		}
 		for i, e := range f.Evidence {
 			detail(w, "seen", e, i == 0)
 		}
-		detail(w, "cause", f.Cause, true)
+		if f.Cause != "" {
+			detail(w, "cause", f.Cause, true)
+		}
 		for i, t := range f.Try {
 			detail(w, "try", t, i == 0)
 		}

@@ -77,6 +77,7 @@ func (s *sight) checkKernel() []Finding {
 		f.Verdict = Warning
 	default:
 		f.What += "; no network here needs it"
+		return []Finding{f}
 	}
 	for _, k := range kinds {
 		if err := lacks[k.module]; err != nil {
