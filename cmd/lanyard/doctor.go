@@ -104,41 +104,48 @@ func newDoctor(g *globals) *cobra.Command {
 
 // askDaemon asks the daemon for all that a doctor wants to know of it.
 func askDaemon(ctx context.Context, c *control.Client) (d doctor.Daemon) {
+	slow, cancelSlow := context.WithTimeout(ctx, 2*patience)
+	defer cancelSlow()
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	if d.Version, d.Err = c.Version(ctx); d.Err != nil {
 		return doctor.Daemon{Err: d.Err}
 	}
-	var err, e error
-	d.Networks, err = c.Networks(ctx)
-	d.Endpoints, e = c.Endpoints(ctx, "")
-	err = errors.Join(err, e)
-	d.Pools, e = c.Pools(ctx)
-	err = errors.Join(err, e)
-	d.Leases, e = c.Leases(ctx, "")
-	err = errors.Join(err, e)
-	all, e := c.Addresses(ctx, "", "")
-	err = errors.Join(err, e)
-	for _, a := range all {
-		if a.State == ipam.StateConflict || a.Rival != "" {
-			d.Conflicts = append(d.Conflicts, a)
+	var work errgroup.Group
+	work.Go(func() (err error) { d.Networks, err = c.Networks(ctx); return err })
+	work.Go(func() (err error) { d.Endpoints, err = c.Endpoints(ctx, ""); return err })
+	work.Go(func() (err error) { d.Pools, err = c.Pools(ctx); return err })
+	work.Go(func() (err error) { d.Leases, err = c.Leases(ctx, ""); return err })
+	work.Go(func() error {
+		all, err := c.Addresses(ctx, "", "")
+		for _, a := range all {
+			if a.State == ipam.StateConflict || a.Rival != "" {
+				d.Conflicts = append(d.Conflicts, a)
+			}
 		}
-	}
-	if hosts, err := c.Hosts(ctx); err == nil { // an error where no addresses are shared
-		d.Hosts = &hosts
-	}
-	if r, e := c.Repair(ctx, true); e != nil {
-		err = errors.Join(err, e)
-	} else {
-		d.Steps, d.Notes = r.Steps, r.Notes
-	}
-	d.Err = err
+		return err
+	})
+	work.Go(func() error {
+		if hosts, err := c.Hosts(ctx); err == nil { // an error where no addresses are shared
+			d.Hosts = &hosts
+		}
+		return nil
+	})
+	work.Go(func() error {
+		// It asks Docker for each container.
+		r, err := c.Repair(slow, true)
+		if d.RepairErr = err; err == nil {
+			d.Steps, d.Notes = r.Steps, r.Notes
+		}
+		return nil
+	})
+	d.Err = work.Wait()
 	return d
 }
 
 // askEngine asks Docker what it is, and for its macvlan and ipvlan networks with their containers.
 func askEngine(ctx context.Context) (e doctor.Engine) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, 2*patience)
 	defer cancel()
 	api := dockerAPI(patience)
 	e.Where = api.where
@@ -152,7 +159,7 @@ func askEngine(ctx context.Context) (e doctor.Engine) {
 		SecurityOptions []string
 		Plugins         struct{ Network []string }
 	}
-	if e.Err = api.get(ctx, "/info", &info); e.Err != nil {
+	if e.Partial = api.get(ctx, "/info", &info); e.Partial != nil {
 		return e
 	}
 	e.System = info.OperatingSystem
@@ -162,7 +169,7 @@ func askEngine(ctx context.Context) (e doctor.Engine) {
 		plan.Request
 		ConfigOnly bool
 	}
-	if e.Err = api.get(ctx, "/networks", &list); e.Err != nil {
+	if e.Partial = api.get(ctx, "/networks", &list); e.Partial != nil {
 		return e
 	}
 	for _, n := range list {
@@ -178,7 +185,7 @@ func askEngine(ctx context.Context) (e doctor.Engine) {
 		}
 		e.Networks = append(e.Networks, d)
 	}
-	e.Err = api.containersOf(ctx, e.Networks)
+	e.Partial = api.containersOf(ctx, e.Networks)
 	return e
 }
 
@@ -251,19 +258,24 @@ func printReport(w io.Writer, r *doctor.Report, quiet bool) error {
 			fmt.Fprintln(w, subject)
 		}
 		fmt.Fprintf(w, "  %-7s  %-*s  %s\n", verdictWords[f.Verdict], width, f.Code, f.What)
-		if f.Verdict < doctor.Warning {
+		if f.Verdict == doctor.OK {
 			continue
 		}
 		for i, e := range f.Evidence {
 			detail(w, "seen", e, i == 0)
 		}
-		detail(w, "cause", f.Cause, true)
+		if f.Cause != "" {
+			detail(w, "cause", f.Cause, true)
+		}
 		for i, t := range f.Try {
 			detail(w, "try", t, i == 0)
 		}
 	}
 	if subject != "" {
 		fmt.Fprintln(w)
+	}
+	if os.Geteuid() != 0 {
+		fmt.Fprintln(w, "Not all was looked at: only root may look into the wire, the containers and the daemon.")
 	}
 	_, err := fmt.Fprintf(w, "%s, %s, %s; %.1f s\n", counted(r.Count(doctor.Failure), "failure"), counted(r.Count(doctor.Warning), "warning"),
 		counted(r.Count(doctor.OK)+r.Count(doctor.Note), "other finding"), r.Seconds)

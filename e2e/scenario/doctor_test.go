@@ -16,8 +16,9 @@ func TestDoctor(t *testing.T) {
 		"an answer to a MAC address that the LAN did not know comes back", "nobody else answers for 1 container's address",
 		"container c1 on lan", "its gateway 10.77.0.1 answers", "packets of 1500 bytes reach its gateway", "0 failures, 0 warnings", "exit code 0")
 	// One that no switch port has, heard beside one that is there.
-	h.says("busybox ping -q -i 0.2 -w 8 -I eth1.100 10.77.0.99 >/dev/null 2>&1 & lanyard doctor eth1.300; echo exit code $?; wait",
+	said := h.says("busybox ping -q -i 0.2 -w 8 -I eth1.100 10.77.0.99 >/dev/null 2>&1 & lanyard doctor eth1.300; echo exit code $?; wait",
 		"nothing with tag 300 was heard", "heard on eth1", "let the port of eth1 carry VLAN 300 tagged", "exit code 4")
+	t.Log(said)
 	// The other host takes the container's address.
 	mac := o.two.sh("ip link add link eth1 name eth1.100 type vlan id 100 && ip addr add 10.77.0.50/24 dev eth1.100 && ip link set eth1.100 up && cat /sys/class/net/eth1.100/address")
 	h.says("lanyard doctor c1; echo exit code $?", "another device has its address 10.77.0.50", mac[:17], "exit code 4")

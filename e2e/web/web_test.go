@@ -217,7 +217,7 @@ func TestPage(t *testing.T) {
 	u.picture("page")
 
 	// Pools as bars: the one that is nearly full is marked.
-	u.sees("96 used, 12 reserved, 22 resting, 2 conflicting, 122 free")
+	u.sees("eth1, VLAN 100 · macvlan100 · gateway 192.168.0.1", "96 used, 12 reserved, 22 resting, 2 conflicting, 122 free")
 	var share float64
 	u.value(`(() => { const b = [...document.querySelectorAll(".pool")][1].querySelector(".bar"); return b.querySelector(".used").offsetWidth / b.offsetWidth })()`, &share)
 	if share < 0.36 || share > 0.39 {

@@ -2,6 +2,7 @@ package docker
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -145,6 +146,10 @@ func (ts *threads) went(t *thread, method string, q, a *about) {
 	if alone {
 		ts.drop(t)
 	}
+	if strings.HasSuffix(method, ".ReleaseAddress") { // the next one with that address is another one's
+		ts.unkey(t, "gone "+bare(q.Address))
+		ts.unkey(t, "address "+bare(q.Address))
+	}
 	t.at = time.Now()
 	for _, key := range keys {
 		ts.known[key] = append(ts.known[key], t)
@@ -165,15 +170,15 @@ func (ts *threads) went(t *thread, method string, q, a *about) {
 // drop lets nothing be found to belong to a thread any more. The caller holds mu.
 func (ts *threads) drop(t *thread) {
 	for _, key := range t.keys {
-		list := ts.known[key]
-		for i := len(list) - 1; i >= 0; i-- {
-			if list[i] == t {
-				list = append(list[:i], list[i+1:]...)
-			}
-		}
-		if ts.known[key] = list; len(list) == 0 {
-			delete(ts.known, key)
-		}
+		ts.unkey(t, key)
 	}
 	t.keys = nil
+}
+
+// unkey lets a thread not be found by a key any more. The caller holds mu.
+func (ts *threads) unkey(t *thread, key string) {
+	list := slices.DeleteFunc(ts.known[key], func(other *thread) bool { return other == t })
+	if ts.known[key] = list; len(list) == 0 {
+		delete(ts.known, key)
+	}
 }

@@ -90,6 +90,12 @@ func TestOneIDThroughARequest(t *testing.T) {
 	call("stop a", "IpamDriver.ReleaseAddress", address("10.0.0.3", ""))
 	call("stop b", "IpamDriver.ReleaseAddress", address("10.0.0.4", ""))
 
+	// The next one with that address is another one's.
+	call("run d", "NetworkDriver.CreateEndpoint", `{`+endpoint("d")+`,"Interface":{"Address":"10.0.0.3/24"}}`)
+	call("stop d", "NetworkDriver.Leave", `{`+endpoint("d")+`}`)
+	call("stop d", "NetworkDriver.DeleteEndpoint", `{`+endpoint("d")+`}`)
+	call("stop d", "IpamDriver.ReleaseAddress", address("10.0.0.3", ""))
+
 	// Both families of a container whose name the engine says, and the container once more.
 	call("run c", "IpamDriver.RequestAddress", address("", "c"))
 	call("run c", "IpamDriver.RequestAddress", address("", "c"))

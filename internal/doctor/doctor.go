@@ -97,16 +97,18 @@ type Daemon struct {
 	// Conflicts are the addresses that others use, or that containers share with others.
 	Conflicts []ipam.AddressState
 	Leases    []ipam.LeaseState
-	// Steps are what lanyard repair would do, and Notes what it says beside.
-	Steps []engine.Step
-	Notes []string
+	// Steps are what lanyard repair would do, and Notes what it says beside; RepairErr is why it does not say.
+	Steps     []engine.Step
+	Notes     []string
+	RepairErr error
 	// Hosts are those that share addresses; nil where none are shared.
 	Hosts *cluster.Hosts
 }
 
-// Engine is what Docker says. Err is why it says nothing.
+// Engine is what Docker says. Err is why it says nothing, and Partial why it did not say all.
 type Engine struct {
 	Err     error
+	Partial error
 	Version string
 	// Where it is asked, such as unix:///var/run/docker.sock, and System what it runs on, in its own words.
 	Where, System string

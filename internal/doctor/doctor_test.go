@@ -356,7 +356,13 @@ func TestDuplicates(t *testing.T) {
 	s.container("192.168.7.20")
 	thief := s.device("192.168.7.20/24")
 	second := s.device(gatewayText + "/24")
+	s.network.IPv6 = []lan.Subnet{{Pool: netip.MustParsePrefix("2001:db8:7::/64"), Gateway: netip.MustParseAddr("2001:db8:7::1")}}
+	s.conf.Daemon.Endpoints[0].IPv6 = netip.MustParsePrefix("2001:db8:7::20/64")
+	thief.IP("addr add 2001:db8:7::20/64 dev eth0 nodad")
+	s.router.IP("addr add 2001:db8:7::1/64 dev eth0 nodad")
 	r := s.run("")
+	want(t, r, "duplicate", Failure, "c1 on lan", "2001:db8:7::20", s.mac(thief, "eth0"))
+	want(t, r, "gateway", OK, "2001:db8:7::1", s.mac(s.router, "eth0"))
 	want(t, r, "duplicate", Failure, "c1 on lan", "192.168.7.20", s.mac(thief, "eth0"))
 	want(t, r, "duplicate", Failure, "2 devices answer for the gateway", s.mac(second, "eth0"), s.mac(s.router, "eth0"))
 }
@@ -753,7 +759,7 @@ func TestVLANs(t *testing.T) {
 	// One that comes without its tag.
 	use("eth1.200", "192.168.7.2")
 	r = s.run("")
-	want(t, r, "vlan", Failure, "eth1, VLAN 802.1Q:200", "ARP reply of 192.168.7.2 came without a tag", "native VLAN")
+	want(t, r, "vlan", Failure, "eth1, VLAN 802.1Q:200", "the answer of 192.168.7.2 came without a tag", "native VLAN")
 	// One that does not come at all, while others do.
 	stop := keepTalking(t, s.router, "192.168.7.99")
 	defer stop()

@@ -72,9 +72,6 @@ const (
 	maxHear = 2048
 )
 
-// everyMAC is what broadcasts go to.
-var everyMAC = net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
-
 // tagsText is how a stack of tags is told: "100", "200.100", "" for none.
 func tagsText(ids []uint16) string {
 	var parts []string
@@ -212,25 +209,31 @@ func ask(ctx context.Context, sock *packet.Socket, questions []*question, xid [4
 // frames are those of a round.
 func (q *question) frames(round int, xid [4]byte) (list [][]byte) {
 	h := q.heard
+	add := func(frame []byte, err error) {
+		if err == nil {
+			list = append(list, frame)
+		}
+	}
 	for _, a := range q.gateways {
-		list = append(list, acd.Ask(h.own, a), acd.Ask(h.fresh, a))
+		add(acd.Ask(h.own, a))
+		if a.Is4() { // an answer of IPv6 goes to all
+			add(acd.Ask(h.fresh, a))
+		}
 	}
 	if round < 2 {
 		for _, a := range q.addrs {
-			list = append(list, acd.Ask(h.own, a))
+			add(acd.Ask(h.own, a))
 		}
 		if q.dhcp {
-			if frame, err := dhcp.Discover(h.fresh, xid); err == nil {
-				list = append(list, frame)
-			}
+			add(dhcp.Discover(h.fresh, xid))
 		}
 		if q.routers {
-			list = append(list, solicit(h.own))
+			add(acd.AskRouters(h.own))
 		}
 	}
 	if round == 0 {
 		if len(q.gateways) > 0 {
-			h.sent = append(h.sent, fmt.Sprintf("ARP requests for %s, from %s (this host) and %s (new)", addrTexts(q.gateways), h.own, h.fresh))
+			h.sent = append(h.sent, fmt.Sprintf("who has %s, from %s (this host) and %s (new)", addrTexts(q.gateways), h.own, h.fresh))
 		}
 		if q.dhcp {
 			h.sent = append(h.sent, "DHCPDISCOVER")
@@ -264,7 +267,7 @@ func (q *question) hear(tags string, frame []byte, xid [4]byte) {
 		case mine && !slices.ContainsFunc(to[s.Addr], has):
 			to[s.Addr] = append(to[s.Addr], s.MAC)
 		case !mine && (slices.Equal(frame[:6], h.own) || slices.Equal(frame[:6], h.fresh)):
-			h.stray(tags, "ARP reply of "+s.Addr.String())
+			h.stray(tags, "the answer of "+s.Addr.String())
 		}
 	}
 	if o, ok := dhcp.Offered(frame, h.fresh, xid); ok && q.dhcp {
@@ -304,9 +307,7 @@ func filterFor(mac net.HardwareAddr) []bpf.Instruction {
 	}
 }
 
-// The addresses of a router solicitation (RFC 4861 section 4.1), and where things are in an IPv6 packet.
-var allRouters = netip.MustParseAddr("ff02::2")
-
+// Where things are in an IPv6 packet.
 const (
 	ipv6Len    = 40
 	offNext    = ethLen + 6
@@ -314,23 +315,6 @@ const (
 	offSource  = ethLen + 8
 	offMessage = ethLen + ipv6Len
 )
-
-// solicit is a frame with a router solicitation from no address, which is answered to all.
-func solicit(mac net.HardwareAddr) []byte {
-	from := netip.IPv6Unspecified()
-	body, err := ndp.MarshalMessageChecksum(&ndp.RouterSolicitation{}, from, allRouters)
-	if err != nil {
-		panic(err) // it is always the same
-	}
-	b := slices.Concat([]byte{0x33, 0x33, 0, 0, 0, 2}, mac)
-	b = binary.BigEndian.AppendUint16(b, unix.ETH_P_IPV6)
-	b = append(b, 0x60, 0, 0, 0)
-	b = binary.BigEndian.AppendUint16(b, uint16(len(body)))
-	b = append(b, unix.IPPROTO_ICMPV6, ndp.HopLimit)
-	b = append(b, from.AsSlice()...)
-	b = append(b, allRouters.AsSlice()...)
-	return append(b, body...)
-}
 
 // advertised reads a router's advertisement.
 func advertised(b []byte) (r router, ok bool) {

@@ -77,6 +77,7 @@ func (s *sight) checkKernel() []Finding {
 		f.Verdict = Warning
 	default:
 		f.What += "; no network here needs it"
+		return []Finding{f}
 	}
 	for _, k := range kinds {
 		if err := lacks[k.module]; err != nil {
@@ -211,6 +212,9 @@ func (s *sight) checkDocker() []Finding {
 	case a < 20 || a == 20 && b < 10:
 		f.Verdict = Warning
 		f = f.because("lanyard was never run with an engine older than 20.10.").try("upgrade Docker")
+	case e.Partial != nil:
+		f.Verdict = Note
+		f = f.with("it did not say all that it was asked: %v", e.Partial)
 	case a >= 29:
 		f = f.with("lanyard is tested with 20.10 and 28.5, and with a pre-release of 29 (docs/engines.md)")
 	}
@@ -445,6 +449,9 @@ func (s *sight) checkBridgeFilter() []Finding {
 func (s *sight) checkLeftovers() []Finding {
 	if s.Daemon.Err != nil {
 		return nil
+	}
+	if err := s.Daemon.RepairErr; err != nil {
+		return []Finding{found("leftovers", onHost, Note, "not compared: %v", err)}
 	}
 	if len(s.Daemon.Steps) == 0 {
 		return []Finding{found("leftovers", onHost, OK, "Docker, lanyard and the kernel have the same")}

@@ -47,7 +47,7 @@ func (s *sight) listenAll(ctx context.Context) {
 func (s *sight) questionFor(w *wire) *question {
 	q := &question{w: w, dhcp: true, routers: true}
 	add := func(list *[]netip.Addr, a netip.Addr) {
-		if a.Is4() && !a.IsUnspecified() && len(*list) < maxAsk && !slices.Contains(*list, a) {
+		if a.IsValid() && !a.IsUnspecified() && len(*list) < maxAsk && !slices.Contains(*list, a) {
 			*list = append(*list, a)
 		}
 	}
@@ -171,13 +171,13 @@ func (s *sight) checkGateways(w *wire) (list []Finding) {
 	var evidence []string
 	for _, g := range s.questionFor(w).gateways {
 		own, fresh := h.toOwn[g], h.toFresh[g]
-		if len(own) > 0 {
+		if len(own) > 0 && g.Is4() {
 			evidence = append(evidence, fmt.Sprintf("%s answered %s", g, h.own))
 		}
 		if len(fresh) > 0 {
 			evidence = append(evidence, fmt.Sprintf("%s answered %s, which is new", g, h.fresh))
 			newMAC = OK
-		} else if len(own) > 0 {
+		} else if len(own) > 0 && g.Is4() {
 			evidence = append(evidence, fmt.Sprintf("%s did not answer %s, which is new", g, h.fresh))
 			if newMAC != OK {
 				newMAC = Failure
@@ -193,7 +193,7 @@ func (s *sight) checkGateways(w *wire) (list []Finding) {
 			// What hears nothing gets no answer; that is told already.
 		default:
 			list = append(list, found("gateway", w.text, Failure, "the gateway %s does not answer", g).
-				with("3 ARP requests for %s from each of two MAC addresses in %s, no reply", g, s.Listen).with("heard on the wire: %s", w.tagsHeard()))
+				with("asked thrice who has %s, in %s; no reply", g, s.Listen).with("heard on the wire: %s", w.tagsHeard()))
 		}
 	}
 	if newMAC == Note || len(evidence) == 0 {
@@ -258,7 +258,7 @@ func (s *sight) checkDuplicates(w *wire) (list []Finding) {
 		for _, e := range n.endpoints {
 			for _, p := range e.addrs {
 				a := p.Addr()
-				if !a.Is4() || !e.running {
+				if !e.running {
 					continue
 				}
 				asked++

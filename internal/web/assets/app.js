@@ -6,7 +6,7 @@ const every = {map: 2000, traffic: 2000, pools: 5000}; // ms
 const patience = 15000; // ms for an answer
 const $ = (id) => document.getElementById(id);
 
-let map, wanted = "", view = "", total;
+let map, poolList, wanted = "", view = "", total;
 const names = new Map(); // of networks and containers, by ID
 const hay = new Map(); // what a search looks at, by endpoint ID
 const rateOf = new Map(), pastOf = new Map(); // by endpoint ID
@@ -34,8 +34,8 @@ const wakeAll = () => [...wake].forEach((end) => end());
 async function ask(path) {
   const r = await fetch(path, {signal: AbortSignal.timeout(patience)});
   if (r.status === 401) location.assign("/login");
-  if (!r.ok) throw new Error(`${path}: ${r.status} ${(await r.text()).slice(0, 200)}`);
-  return r.json();
+  if (!r.ok) throw new Error(`${path}: ${r.status}`);
+  return r.text();
 }
 
 let lost = 0;
@@ -49,25 +49,22 @@ function heard(ok) {
 }
 
 async function loop(name, take) {
-  for (;;) {
+  for (let last = ""; ;) {
     if (document.hidden) {
       await new Promise((done) => document.addEventListener("visibilitychange", done, {once: true}));
     }
     try {
-      take(await ask("/v1/" + name));
+      const answer = await ask("/v1/" + name);
+      if (answer !== last) take(JSON.parse(last = answer));
       heard(true);
     } catch {
-      heard(false); // the next round tells more
+      heard(false); // and it asks again
     }
     await sleep(lost ? 1000 : every[name]);
   }
 }
 
-let tag = "";
 function takeMap(m) {
-  const now = JSON.stringify(m);
-  if (now === tag) return;
-  tag = now;
   map = m;
   names.clear();
   hay.clear();
@@ -82,6 +79,8 @@ function takeMap(m) {
   document.title = m.self ? `lanyard on ${m.self}` : "lanyard";
   count("leases", leases.show(m));
   count("conflicts", conflicts.show(m));
+  if (poolList) pools.show(poolList, nameOf); // by the names that are known now
+  events.draw();
   details.show(m);
   search();
 }
@@ -124,7 +123,7 @@ function summary() {
 
 // follow reads events as they come, and asks for the map when something has happened.
 async function follow() {
-  let last = 0;
+  let last = 0, soon;
   for (;;) {
     try {
       const r = await fetch(`/v1/events?follow=true&after=${last}`);
@@ -142,7 +141,8 @@ async function follow() {
         }
         if (all.length) {
           count("events", events.draw());
-          wakeAll();
+          clearTimeout(soon);
+          soon = setTimeout(wakeAll, 300); // once for many
         }
       }
     } catch {
@@ -235,6 +235,7 @@ setInterval(() => leases.tick(), 1000);
 loop("map", takeMap);
 loop("traffic", takeTraffic);
 loop("pools", (list) => {
+  poolList = list;
   pools.show(list, nameOf);
   count("pools", list.length);
 });

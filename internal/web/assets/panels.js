@@ -117,7 +117,7 @@ export class Events {
       const [time, what, about] = row.children;
       text(time, new Date(e.time).toLocaleTimeString());
       text(what, e.what);
-      row.className = "event row " + (/lost|declined|expired|unanswered|down|conflict|silent|problem|failed|full/.test(e.what) ? "warned" : "");
+      row.className = "event row " + (/lost|declined|expired|unanswered|down|conflict|in-use|full|failed|silent|away/.test(e.what) ? "warned" : "");
       text(about, [e.address, e.container || nameOf(e.endpoint), nameOf(e.network), e.text || (e.server && "server " + e.server)].filter(Boolean).join(" · "));
     }, "Nothing has happened since the daemon started.");
   }
