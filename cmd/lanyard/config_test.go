@@ -58,7 +58,11 @@ func TestConfigExample(t *testing.T) {
 	if err != nil || len(c.Endpoints) != 3 || c.Endpoints[2] != "10.0.0.3:2379" || c.Prefix != "/lanyard" || !c.TLS || c.CA == "" || c.Cert == "" || c.Key == "" || c.User != "lanyard" || c.PasswordFile == "" {
 		t.Errorf("%s is %+v, %v", values["store"], c, err)
 	}
-	if out, err := check(t, string(text)); err != nil || !strings.Contains(out, "etcd://10.0.0.1,10.0.0.2,10.0.0.3/lanyard") {
+	token := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(token, []byte("0123456789abcdef"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := check(t, strings.ReplaceAll(string(text), "/etc/lanyard/page-token", token)); err != nil || !strings.Contains(out, "etcd://10.0.0.1,10.0.0.2,10.0.0.3/lanyard") {
 		t.Errorf("%s, %v", out, err)
 	}
 }

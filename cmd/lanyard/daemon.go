@@ -13,8 +13,11 @@ import (
 	"os/signal"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/prometheus/client_golang/prometheus"
+	promcollectors "github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -26,8 +29,10 @@ import (
 	"github.com/lanyard-net/lanyard/internal/engine"
 	"github.com/lanyard-net/lanyard/internal/ipam"
 	"github.com/lanyard-net/lanyard/internal/link"
+	"github.com/lanyard-net/lanyard/internal/request"
 	"github.com/lanyard-net/lanyard/internal/serve"
 	"github.com/lanyard-net/lanyard/internal/store"
+	"github.com/lanyard-net/lanyard/internal/web"
 )
 
 // The names of sockets that systemd hands over (FileDescriptorName=).
@@ -43,7 +48,9 @@ type daemonConfig struct {
 	stateDir      string
 	// store is "" or the text of a cluster's store; hostName is this host's name there.
 	store, hostName string
-	log             *slog.Logger
+	// listen is "" or where the page is served, and tokenFile the file of the token for it.
+	listen, tokenFile string
+	log               *slog.Logger
 }
 
 func newDaemon(g *globals) *cobra.Command {
@@ -60,11 +67,16 @@ func newDaemon(g *globals) *cobra.Command {
 			"password-file below it instead. What is typed goes before what is in the file. The file\n" +
 			defaultConfig + " need not be there; one that is named must. What is not known in it is refused.\n" +
 			"--check does nothing but that, and prints what would be used and why.\n\n" +
+			"With --listen the daemon serves a web page as well, to look at and not to change anything: on a\n" +
+			"loopback address, where every user of this host can see it; on a unix socket, which is root's\n" +
+			"alone; or on any address, with a token. The token is what the file has, 16 characters or more;\n" +
+			"nobody but its owner may be allowed to read the file.\n\n" +
 			"Sockets that systemd hands over under the names \"plugin\" and \"control\" take the place of the\n" +
 			"flags' sockets.",
 		Example: "  systemctl start lanyard\n" +
 			"  sudo lanyard daemon --log-level debug\n" +
 			"  lanyard daemon --check\n" +
+			"  sudo lanyard daemon --listen 127.0.0.1:8780\n" +
 			"  sudo lanyard daemon --state-dir /tmp/try --plugin-socket /tmp/try/p.sock --control-socket /tmp/try/c.sock",
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -83,6 +95,9 @@ func newDaemon(g *globals) *cobra.Command {
 				if _, err := cluster.New(conf, nil, c.log); err != nil { // reads the files that it names
 					return fmt.Errorf("store %s: %w", c.store, err)
 				}
+			}
+			if _, _, err := c.page(); err != nil {
+				return err
 			}
 			switch {
 			case check && asJSON:
@@ -105,13 +120,15 @@ func newDaemon(g *globals) *cobra.Command {
 	f.StringVar(&c.stateDir, "state-dir", defaultStateDir, "the folder of the state file")
 	f.StringVar(&c.store, "store", "", "share addresses with other hosts, by etcd://HOST[:PORT],.../PREFIX?ca=FILE&cert=FILE&key=FILE&user=NAME&password-file=FILE")
 	f.StringVar(&c.hostName, "host-name", "", "this host's name among those that share addresses (default: its hostname)")
+	f.StringVar(&c.listen, "listen", "", "serve a web page on ADDRESS:PORT, such as 127.0.0.1:8780, or on unix:///run/lanyard/web.sock")
+	f.StringVar(&c.tokenFile, "listen-token-file", "", "the file of a token that the page asks for; needed where others can connect")
 	f.StringVar(&file, "config", defaultConfig, "a file that these flags may be in as well")
 	f.BoolVar(&check, "check", false, "print the settings that would be used, and where they are from, and do nothing")
 	f.BoolVar(&asJSON, "json", false, "with --check: print JSON, a list of settings")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
-	f.StringVar(&format, "log-format", "text", "text (logfmt) or json")
+	f.StringVar(&format, "log-format", "text", "text (or logfmt, which is the same) or json")
 	for flag, words := range map[string][]cobra.Completion{
-		"log-level": {"debug", "info", "warn", "error"}, "log-format": {"text", "json"},
+		"log-level": {"debug", "info", "warn", "error"}, "log-format": {"text", "logfmt", "json"},
 	} {
 		if err := cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp)); err != nil {
 			panic(err) // the flag is defined just above
@@ -136,12 +153,12 @@ func newLog(w io.Writer, level, format string) (*slog.Logger, error) {
 		return nil, fmt.Errorf("log level %q: it is debug, info, warn or error", level)
 	}
 	switch format {
-	case "text":
-		return slog.New(slog.NewTextHandler(w, o)), nil
+	case "text", "logfmt":
+		return slog.New(request.Logged(slog.NewTextHandler(w, o))), nil
 	case "json":
-		return slog.New(slog.NewJSONHandler(w, o)), nil
+		return slog.New(request.Logged(slog.NewJSONHandler(w, o))), nil
 	}
-	return nil, fmt.Errorf("log format %q: it is text or json", format)
+	return nil, fmt.Errorf("log format %q: it is text (which is logfmt) or json", format)
 }
 
 // task is a long loop of the daemon. Run returns nil when ctx ends.
@@ -194,7 +211,8 @@ func runDaemon(ctx context.Context, c daemonConfig) (err error) {
 	}
 	mender := &repairer{api: late.api, driver: driverName(c.pluginSocket), has: e.Has, engine: e, damage: db.Damage(), late: late, log: c.log}
 	making := &maker{api: late.api, driver: mender.driver, cluster: shared, links: links, log: c.log, told: make(chan struct{}, 1)}
-	showing := &shower{api: late.api, cluster: shared, engine: e, addresses: addresses, maker: making, log: c.log}
+	names := newNamer(dockerAPI(patience))
+	showing := &shower{names: names, cluster: shared, engine: e, addresses: addresses, maker: making, log: c.log}
 	// Before the sockets are there: who sees them may send a signal.
 	came := make(chan os.Signal, 1)
 	signal.Notify(came, syscall.SIGTERM, syscall.SIGINT)
@@ -209,15 +227,34 @@ func runDaemon(ctx context.Context, c daemonConfig) (err error) {
 		return err
 	}
 	defer controlListener.Close()
+	pageListener, token, err := c.listenPage()
+	if err != nil {
+		return err
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	source := control.Source{
 		Version: thisVersion(), Networks: e.Networks, Endpoints: e.Endpoints, ForgetNetwork: e.ForgetNetwork,
 		Pools: addresses.Pools, Addresses: addresses.Addresses, Reserve: addresses.Reserve, Release: addresses.Release,
 		Leases: addresses.Leases, Lease: addresses.Lease, RenewLease: addresses.RenewLease, ReleaseLease: addresses.ReleaseLease,
 		Events: addresses.Events, EventCounts: addresses.EventCounts, Repair: mender.repair, Cluster: shared, Stopping: ctx.Done(),
+		Traffic: e.Traffic, Names: names.names, NetworkNames: names.ofNetworks,
 	}
-	plugin := &serve.HTTP{Name: "plugin socket", Listener: pluginListener, Handler: docker.New(docker.VerbsOf(e), c.log), Log: c.log}
-	operator := &serve.HTTP{Name: "control socket", Listener: controlListener, Handler: control.NewHandler(source, c.log), Log: c.log}
+	door := docker.New(docker.VerbsOf(e), c.log)
+	source.Collectors = collectors(door, db, links, addresses, shared)
+	api := control.NewHandler(source, c.log)
+	plugin := &serve.HTTP{Name: "plugin socket", Listener: pluginListener, Handler: door, Log: c.log}
+	operator := &serve.HTTP{Name: "control socket", Listener: controlListener, Handler: api, Log: c.log}
+	if pageListener != nil {
+		defer pageListener.Close()
+		page, err := web.New(web.Config{API: api, Token: token, Log: c.log})
+		if err != nil {
+			return err
+		}
+		c.log.Info("serving the page", "at", pageListener.Addr().String(), "token", token != "")
+		g.Go(func() error {
+			return (&serve.HTTP{Name: "page", Listener: pageListener, Handler: page, Log: c.log, Idle: pageIdle}).Run(ctx)
+		})
+	}
 	if shared != nil {
 		g.Go(func() error {
 			return shared.Run(ctx, func(salt []byte) error { return db.Write(store.PutCluster(&store.Cluster{Salt: salt})) })
@@ -233,6 +270,50 @@ func runDaemon(ctx context.Context, c daemonConfig) (err error) {
 	}
 	c.log.Info("stopped")
 	return nil
+}
+
+// pageIdle is how long a browser's connection may be idle.
+const pageIdle = 2 * time.Minute
+
+// page is where the page is to be served, and the token for it; the zero Place without --listen.
+func (c *daemonConfig) page() (place web.Place, token string, err error) {
+	if c.tokenFile != "" {
+		if c.listen == "" {
+			return place, "", errors.New("--listen-token-file is for --listen, which says where the page is")
+		}
+		if token, err = web.ReadToken(c.tokenFile); err != nil {
+			return place, "", err
+		}
+	}
+	if c.listen == "" {
+		return place, "", nil
+	}
+	if place, err = web.ParsePlace(c.listen, token != ""); err != nil {
+		return place, "", fmt.Errorf("--listen %w", err)
+	}
+	return place, token, nil
+}
+
+// listenPage listens for those who want the page; nil without --listen.
+func (c *daemonConfig) listenPage() (net.Listener, string, error) {
+	place, token, err := c.page()
+	if err != nil || c.listen == "" {
+		return nil, "", err
+	}
+	l, err := place.Listen()
+	return l, token, err
+}
+
+// collectors are the figures that each part keeps of its own; shared may be nil.
+func collectors(door *docker.Handler, db *store.DB, links *link.Links, addresses *ipam.Manager, shared *cluster.Cluster) []prometheus.Collector {
+	all := []prometheus.Collector{
+		promcollectors.NewProcessCollector(promcollectors.ProcessCollectorOpts{}),
+		door.Metrics(), db.Metrics(), links.Metrics(), addresses.Metrics(),
+	}
+	if shared != nil {
+		all = append(all, shared.Metrics())
+	}
+	return all
 }
 
 // cluster is what this host shares with others; nil without --store.

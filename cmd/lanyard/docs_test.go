@@ -1,6 +1,6 @@
 package main
 
-//go:generate go test -run TestDocs -update .
+//go:generate go test -run "^(TestDocs|TestMetricsPage)$" -update .
 
 import (
 	"flag"
@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/lanyard-net/lanyard/internal/doctor"
 	"github.com/lanyard-net/lanyard/internal/lan"
 )
 
@@ -23,8 +24,9 @@ var update = flag.Bool("update", false, "write the generated pages anew")
 // user finds in the binary. `go generate ./...` writes them.
 func TestDocs(t *testing.T) {
 	pages := map[string]string{
-		"docs/cli.md":     cliPage(),
-		"docs/options.md": optionsPage(),
+		"docs/cli.md":             cliPage(),
+		"docs/options.md":         optionsPage(),
+		"docs/troubleshooting.md": troublePage(),
 	}
 	for _, c := range commands(newRoot()) {
 		pages["man/"+manName(c)+".1"] = manPage(c)
@@ -106,11 +108,12 @@ func cliPage() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "<!-- %s -->\n# The command line\n\n", generated)
 	b.WriteString("Every command has `--help`. What lists or shows has `--json`, whose fields are added to and never renamed or removed.\n\n" +
-		"Exit code 0 is success, 1 a failure, 2 a command line that cannot be meant. Errors go to standard error, in one line.\n\n" +
+		"Exit code 0 is success, 1 a failure, 2 a command line that cannot be meant; `lanyard doctor` ends with 3 for a warning and 4 for a failure that it found. Errors go to standard error, in one line.\n\n" +
 		"| variable | meaning |\n|---|---|\n" +
 		"| `" + envSocket + "` | the control socket, where `--control-socket` is not given |\n" +
 		"| `DOCKER_HOST` | where to ask for the names of networks and containers; `unix://` and plain `tcp://` only |\n" +
-		"| `LC_ALL`, else `LC_CTYPE`, else `LANG` | whether `pool ls` and `pool inspect` may draw with more than ASCII |\n\n" +
+		"| `LC_ALL`, else `LC_CTYPE`, else `LANG` | whether `pool ls`, `pool inspect` and `map` may draw with more than ASCII |\n" +
+		"| `NO_COLOR` | where it is set, `map` has no colours |\n\n" +
 		"`lanyard completion bash|zsh|fish|powershell` prints a completion script; networks, pools, addresses and leases complete as the daemon knows them.\n")
 	for _, c := range commands(newRoot()) {
 		fmt.Fprintf(&b, "\n## %s\n\n%s\n\n```\n%s\n```\n\nFor example:\n\n```\n%s\n```\n\n", c.CommandPath(), c.Long, useLine(c), unindent(c.Example))
@@ -143,6 +146,48 @@ func optionsPage() string {
 		}
 	}
 	return b.String()
+}
+
+// troublePage is what doctor finds and explain knows.
+func troublePage() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "<!-- %s -->\n# Troubleshooting\n\n", generated)
+	b.WriteString("`lanyard doctor` looks for what keeps containers from the LAN, from the kernel up to what answers on the wire, and gives each finding one of the codes below. " +
+		"`lanyard explain` tells the same of a code, or of an error message.\n\n```\nlanyard doctor\nlanyard doctor eth1.100\nlanyard explain new-mac\njournalctl -u docker -n 200 | lanyard explain\n```\n\n" +
+		"A finding is `ok`, a `note`, a `warning` (works, and is to be looked after) or a `failure`; the exit code is 0, 0, 3 and 4 by the worst of them.\n\n## Codes of doctor\n")
+	for _, c := range doctor.Codes() {
+		fmt.Fprintf(&b, "\n### %s\n\n%s\n\n%s\n\n", c.Name, c.Title, text(c.Means))
+		for _, d := range c.Do {
+			fmt.Fprintf(&b, "- %s\n", text(d))
+		}
+	}
+	b.WriteString("\n## Error messages\n\nAs people meet them, most of them with Docker's built-in drivers.\n")
+	for _, m := range doctor.Messages() {
+		fmt.Fprintf(&b, "\n### %s\n\n```\n%s\n```\n\n%s\n", m.Name, m.Example, text(m.Means))
+		if m.With != "" {
+			fmt.Fprintf(&b, "\nWith lanyard: %s\n", text(m.With))
+		}
+		b.WriteString("\n")
+		for _, d := range m.Do {
+			fmt.Fprintf(&b, "- %s\n", text(d))
+		}
+		if len(m.Codes) > 0 {
+			b.WriteString("\nCodes of doctor:")
+			for i, c := range m.Codes {
+				if i > 0 {
+					b.WriteString(",")
+				}
+				fmt.Fprintf(&b, " [%s](#%s)", c, c)
+			}
+			b.WriteString("\n")
+		}
+	}
+	return b.String()
+}
+
+// text is plain text in Markdown.
+func text(s string) string {
+	return strings.NewReplacer("<", "&lt;", ">", "&gt;", "*", "\\*", "_", "\\_").Replace(s)
 }
 
 func cell(s string) string { return strings.ReplaceAll(s, "|", `\|`) }
@@ -199,6 +244,9 @@ func manPage(c *cobra.Command) string {
 	b.WriteString(".SH ENVIRONMENT\n.TP\n.B " + roff(envSocket) + "\n" + roff("the control socket, where --control-socket is not given") +
 		"\n.TP\n.B DOCKER_HOST\nwhere to ask for the names of networks and containers\n")
 	b.WriteString(".SH EXIT STATUS\n0 is success, 1 a failure, 2 a command line that cannot be meant.\n")
+	if c.Name() == "doctor" {
+		b.WriteString("3 is a warning, and 4 a failure, that was found.\n")
+	}
 	b.WriteString(".SH SEE ALSO\n")
 	var others []string
 	for _, o := range commands(c.Root()) {

@@ -30,6 +30,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		return exitOK
 	}
+	if verdict := verdictError(0); errors.As(err, &verdict) {
+		return int(verdict)
+	}
 	fmt.Fprintf(stderr, "lanyard: %v\n", err)
 	if wrong := (*usageError)(nil); errors.As(err, &wrong) {
 		return exitUsage

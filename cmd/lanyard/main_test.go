@@ -63,6 +63,7 @@ func TestScripts(t *testing.T) {
 			"ready":     ready,
 			"call":      call,
 			"send":      send,
+			"get":       get,
 			"dockerapi": dockerAPIServer,
 			"activate":  activate,
 		},
@@ -141,6 +142,23 @@ func send(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	_, err = ts.Stdout().Write(b)
 	ts.Check(err)
+}
+
+// get SOCKET HOST PATH [HEADER] asks for a page, follows nothing, and prints the whole answer.
+func get(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) < 3 {
+		ts.Fatalf("usage: get SOCKET HOST PATH [HEADER]")
+	}
+	r, err := http.NewRequest(http.MethodGet, "http://"+args[1]+args[2], nil)
+	ts.Check(err)
+	for _, header := range args[3:] {
+		name, value, _ := strings.Cut(header, ": ")
+		r.Header.Set(name, value)
+	}
+	answer, err := dialer(ts.MkAbs(args[0])).Transport.RoundTrip(r)
+	ts.Check(err)
+	defer answer.Body.Close()
+	ts.Check(answer.Write(ts.Stdout()))
 }
 
 // dockerapi DIR answers for the Docker engine on docker.sock with the files of

@@ -32,6 +32,7 @@ type engineAPI struct {
 	http     http.Client
 	base     string
 	patience time.Duration
+	where    string // as DOCKER_HOST has it
 }
 
 // errGone is Docker's answer for what it has no more.
@@ -51,17 +52,17 @@ func dockerAPI(patience time.Duration) *engineAPI {
 		dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", addr)
 		}
-		return &engineAPI{http.Client{Transport: &http.Transport{DialContext: dial}}, "http://docker", patience}
+		return &engineAPI{http.Client{Transport: &http.Transport{DialContext: dial}}, "http://docker", patience, host}
 	case (scheme == "tcp" || scheme == "http") && os.Getenv("DOCKER_TLS_VERIFY") == "":
-		return &engineAPI{http.Client{}, "http://" + strings.TrimSuffix(addr, "/"), patience}
+		return &engineAPI{http.Client{}, "http://" + strings.TrimSuffix(addr, "/"), patience, host}
 	}
-	return &engineAPI{}
+	return &engineAPI{where: host}
 }
 
 // send asks the engine for something; the caller closes the answer's body.
 func (a *engineAPI) send(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
 	if a.base == "" {
-		return nil, fmt.Errorf("docker host %s: only the docker command reaches it", os.Getenv("DOCKER_HOST"))
+		return nil, fmt.Errorf("docker host %s: only the docker command reaches it", a.where)
 	}
 	r, err := http.NewRequestWithContext(ctx, method, a.base+path, body)
 	if err != nil {

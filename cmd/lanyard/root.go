@@ -80,7 +80,7 @@ func newRoot() *cobra.Command {
 	host.AddCommand(newHostLs(g), newHostDrain(g), newHostForget(g), newHostPolicy(g))
 	storeGroup := group(&cobra.Command{Use: "store", Short: "Move what is known of addresses into etcd, or out of it"})
 	storeGroup.AddCommand(newStoreMigrate())
-	root.AddCommand(newDaemon(g), network, endpoint, pool, address, lease, newEvents(g), newRepair(g), host, storeGroup, newVersion(g))
+	root.AddCommand(newDaemon(g), network, endpoint, pool, address, lease, newEvents(g), newMap(g), newRepair(g), newImport(g), newDoctor(g), newExplain(), host, storeGroup, newVersion(g))
 	return root
 }
 

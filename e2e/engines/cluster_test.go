@@ -190,6 +190,8 @@ networks:
 	one.says("lanyard endpoint ls --network two-only", "ENDPOINT ID", "10.8.0.")
 	one.fails("lanyard endpoint ls --host nosuch", `no host "nosuch" is known`)
 	one.says("lanyard network inspect plan", "node-3", "c3")
+	one.says("lanyard map plan", "node-1", "c1", "node-2", "c2", "node-3", "lan9", "c3")
+	one.says("lanyard map --host node-2", "two-only", "leased", "(dhcp)")
 	// They probe for addresses of one small pool at the same time.
 	if out := one.says("lanyard pool inspect plan", "node-2", "node-3"); strings.Contains(out, "Conflicts:") {
 		t.Errorf("hosts take each other's probes for conflicts:\n%s", out)
@@ -209,6 +211,7 @@ networks:
 	// A host that is gone.
 	three.mustDo(three.KillLanyard())
 	one.within(60*time.Second, "node-3 is silent", one.wants("lanyard endpoint ls", "node-3 (silent)", "c3"))
+	one.says("lanyard map --host node-3", "node-3 (silent)", "c3")
 	one.says("lanyard network rm plan --timeout 2s || true", "plan: no more defined", "removing", "node-3 is silent")
 	one.sh("docker rm -f c1")
 	one.eventually("it is gone where no container is", one.wants("docker network ls --format '{{.Name}}.' | grep plan. || echo none", "none"))

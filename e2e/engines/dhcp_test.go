@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -113,7 +114,10 @@ func TestDHCP(t *testing.T) {
 		for _, kind := range []dhcpserver.Kind{dhcpserver.Dnsmasq, dhcpserver.Kea} {
 			s, end := u.leasingApart(func(c *dhcpserver.Config) { c.Kind = kind })
 			u.sh(fromDHCP + "lan")
-			u.sh(run + "--name c1 --network lan busybox:lab && " + run + "--name c2 --user 1000:1000 --cap-drop ALL --network lan busybox:lab")
+			before := u.logged()
+			u.sh(run + "--name c1 --network lan busybox:lab")
+			u.oneRequest(before)
+			u.sh(run + "--name c2 --user 1000:1000 --cap-drop ALL --network lan busybox:lab")
 			a1, a2 := u.addr("c1", "lan"), u.addr("c2", "lan")
 			u.says("docker inspect c1 --format '{{range .NetworkSettings.Networks}}{{.IPAddress}} {{.Gateway}} {{.MacAddress}} {{.IPPrefixLen}}{{end}}'", "10.77.0.1", u.mac("c1"), " 16")
 			u.says("docker exec c1 ip addr show eth0", a1+"/16")
@@ -133,10 +137,14 @@ func TestDHCP(t *testing.T) {
 			u.says("lanyard lease renew "+a2, a2)
 			u.says("lanyard lease inspect "+a1, "10.77.0.53", "site.example", "--dns", siteOwn)
 			u.says("lanyard events --since 1m", "lease-acquired", "lease-renewed", a1, a2)
-			if text := u.metrics(); !strings.Contains(text, `lanyard_leases{`) || !strings.Contains(text, `lanyard_lease_events_total{`) {
+			if text := u.metrics(); !strings.Contains(text, `lanyard_leases{`) || !strings.Contains(text, `lanyard_events_total{`) {
 				u.t.Errorf("metrics without leases:\n%s", text)
 			}
-			u.sh("docker rm -f c1 c2 && docker network rm lan")
+			u.sh("docker rm -f c2")
+			before = u.logged()
+			u.sh("docker rm -f c1")
+			u.oneRequest(before)
+			u.sh("docker network rm lan")
 			u.eventually("released with the network", func() string {
 				if all, err := s.Leases(u.t.Context()); err != nil || len(all) > 0 {
 					return fmt.Sprint(all, err)
@@ -146,6 +154,42 @@ func TestDHCP(t *testing.T) {
 			end()
 		}
 	})
+}
+
+// logged is how long lanyard's log is, in bytes.
+func (u *user) logged() int {
+	u.t.Helper()
+	log, err := os.ReadFile(u.LanyardLog())
+	u.mustDo(err)
+	return len(log)
+}
+
+// oneRequest checks that what Docker called since then, and what was logged for it, has one id,
+// that no line of before has it, and that the container's events have it.
+func (u *user) oneRequest(since int) {
+	u.t.Helper()
+	log, err := os.ReadFile(u.LanyardLog())
+	u.mustDo(err)
+	var id string
+	for line := range strings.Lines(string(log[since:])) {
+		_, its, has := strings.Cut(strings.TrimSpace(line), " request=")
+		call := strings.Contains(line, " method=")
+		if call && !has {
+			u.t.Errorf("a call has no id: %s", line)
+		}
+		if call && id == "" {
+			id = its
+		}
+		// What was done for an earlier command may end now.
+		if has && its != id && (call || !strings.Contains(string(log[:since]), its)) {
+			u.t.Errorf("what Docker called for one command has two ids:\n%s", log[since:])
+			return
+		}
+	}
+	if id == "" || strings.Contains(string(log[:since]), id) {
+		u.t.Errorf("no id, or one that was there before: %q\n%s", id, log[since:])
+	}
+	u.says("lanyard events --filter request="+id, "endpoint-")
 }
 
 // A static network beside a leased one on the same parent: neither gives an address of

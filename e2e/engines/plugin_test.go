@@ -59,6 +59,7 @@ func TestManagedPlugin(t *testing.T) {
 		u.says("lanyard endpoint ls", "c1", "c2", "c3", "joined")
 
 		u.fails("docker plugin disable lanyard", "in use")
+		u.says("docker plugin disable lanyard 2>&1 | lanyard explain", "docker plugin disable -f")
 		u.sh("docker plugin disable -f lanyard")
 		u.sh("docker plugin enable lanyard")
 		stands("after the plugin was disabled")

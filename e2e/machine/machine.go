@@ -20,8 +20,11 @@ import (
 // Cache is the folder of all that is downloaded or unpacked.
 const Cache = "/var/cache/lanyard-lab"
 
-// packages are what the lab runs, by program where one tells that it is there.
-var packages = []struct{ name, file string }{
+// aptPackage is a Debian package, and a file that tells that it is there.
+type aptPackage struct{ name, file string }
+
+// packages are what the lab runs.
+var packages = []aptPackage{
 	{"user-mode-linux", "/usr/bin/linux.uml"},
 	{"kmod", "/sbin/depmod"},
 	{"iproute2", "/sbin/ip"},
@@ -43,6 +46,7 @@ var packages = []struct{ name, file string }{
 	{"etcd-server", "/usr/bin/etcd"},
 	{"iperf3", "/usr/bin/iperf3"},
 	{"fping", "/usr/bin/fping"},
+	{"prometheus", "/usr/bin/promtool"},
 	{"systemd", "/lib/systemd/systemd"}, // for guests, as the rest
 	{"udev", "/lib/systemd/systemd-udevd"},
 	{"dbus", "/usr/bin/dbus-daemon"},
@@ -51,7 +55,7 @@ var packages = []struct{ name, file string }{
 
 // services are the packages that come with a service, and its name.
 var services = map[string]string{
-	"radvd": "radvd", "kea-dhcp4-server": "kea-dhcp4-server", "kea-dhcp6-server": "kea-dhcp6-server", "isc-dhcp-relay": "isc-dhcp-relay", "etcd-server": "etcd",
+	"radvd": "radvd", "kea-dhcp4-server": "kea-dhcp4-server", "kea-dhcp6-server": "kea-dhcp6-server", "isc-dhcp-relay": "isc-dhcp-relay", "etcd-server": "etcd", "prometheus": "prometheus",
 }
 
 // Engine is a Docker Engine that is unpacked in the cache.
@@ -154,7 +158,7 @@ func Prepare(ctx context.Context, say func(format string, args ...any)) error {
 		return err
 	}
 	defer unlock()
-	if err := installPackages(ctx, say); err != nil {
+	if err := installPackages(ctx, packages, say); err != nil {
 		return err
 	}
 	for _, e := range Engines() {
@@ -180,9 +184,24 @@ func lock(name string) (unlock func() error, err error) {
 	return f.Close, nil
 }
 
-func installPackages(ctx context.Context, say func(string, ...any)) error {
+// PrepareBrowser brings what the tests of pages and pictures need besides: a browser, Graphviz, and letters.
+func PrepareBrowser(ctx context.Context, say func(format string, args ...any)) error {
+	unlock, err := lock("lock")
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return installPackages(ctx, []aptPackage{
+		{"chromium", Browser}, {"graphviz", "/usr/bin/dot"}, {"fonts-dejavu-core", "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf"},
+	}, say)
+}
+
+// Browser is the browser that PrepareBrowser brings.
+const Browser = "/usr/bin/chromium"
+
+func installPackages(ctx context.Context, wanted []aptPackage, say func(string, ...any)) error {
 	var missing []string
-	for _, p := range packages {
+	for _, p := range wanted {
 		if _, err := os.Stat(p.file); err != nil {
 			missing = append(missing, p.name)
 		}

@@ -25,6 +25,8 @@ var kernelPackages = []struct{ name, run string }{
 	// a millisecond.
 	{"dhcp", "Ipvlan|TestAnswers|Sibling|Life"},
 	{"engine", ""},
+	// What a kernel without 802.1Q, bonding and ipvlan cannot show.
+	{"doctor", "VLAN|Bond|Modules|Mixed"},
 }
 
 // guest runs the kernel tests in a guest whose kernel has everything: there a skip is

@@ -45,6 +45,7 @@ func main() {
 		{"unit", "all packages with the race detector; kernel tests in namespaces of this machine's kernel", unit},
 		{"guest", "the kernel tests again, in a User-Mode Linux guest that has 802.1Q, 802.1ad, ipvlan, dummy and bonding", guest},
 		{"engines", "life of containers on real engines in namespaces of this machine", engines},
+		{"web", "the daemon's page in a headless browser, and pictures by the programs that they are for", page},
 		{"systemd", "the packages and their units on a real systemd, with a reboot and a power loss", systemd},
 		{"lab", "two real Docker hosts and a LAN node on one trunk", labTests},
 	}
@@ -161,6 +162,10 @@ func testsOf(dir string) (names []string, err error) {
 		return nil, fmt.Errorf("no tests in %s", dir)
 	}
 	return names, nil
+}
+
+func page(ctx context.Context, r *report) error {
+	return r.goTest(ctx, "-count=1", "-tags", "lab", "-timeout", "10m", "./e2e/web")
 }
 
 func systemd(ctx context.Context, r *report) error {

@@ -25,6 +25,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
@@ -65,6 +66,8 @@ type Cluster struct {
 	before bool
 	// client is made by Run, and there when down is nil.
 	client *clientv3.Client
+	// took is how long the requests took that somebody waited for.
+	took *prometheus.HistogramVec
 	// Requests counts what etcd was asked for.
 	Requests atomic.Int64
 	// life counts how often this host has registered.
@@ -110,6 +113,11 @@ func New(conf Config, salt []byte, log *slog.Logger) (*Cluster, error) {
 	}
 	c := &Cluster{conf: conf, log: log, salt: salt, before: salt != nil, hosts: map[string]Host{}, silences: map[string]silent{}, leastSilence: leastSilence, leastCount: leastCount, heard: make(chan struct{}), down: errNotYet, since: time.Now(),
 		redefined: make(chan struct{}, 1),
+		took: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "lanyard_etcd_request_duration_seconds",
+			Help:    "How long etcd took for what the daemon waited for, by result: ok or failed. What is not asked because etcd is known to be away is not among them.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2},
+		}, []string{"result"}),
 	}
 	c.with = clientv3.Config{
 		Endpoints: conf.Endpoints, DialTimeout: patience, TLS: tls, Username: conf.User, Password: password, Logger: zap.NewNop(),
@@ -134,6 +142,9 @@ func (c *Cluster) connect() error {
 	c.client = client
 	return nil
 }
+
+// Metrics are the figures of what etcd was asked for.
+func (c *Cluster) Metrics() prometheus.Collector { return c.took }
 
 // Self is the ID of this host.
 func (c *Cluster) Self() string { return c.conf.Host }
@@ -194,10 +205,13 @@ func (c *Cluster) ask(ctx context.Context, do func(ctx context.Context) error) e
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	c.Requests.Add(1)
+	start := time.Now()
 	err := do(ctx)
 	if err == nil {
+		c.took.WithLabelValues("ok").Observe(time.Since(start).Seconds())
 		return nil
 	}
+	c.took.WithLabelValues("failed").Observe(time.Since(start).Seconds())
 	if errors.Is(ctx.Err(), context.Canceled) {
 		return ctx.Err()
 	}

@@ -192,6 +192,20 @@ type Hosts struct {
 	Hosts       []Host  `json:"hosts"`
 }
 
+// Alive says of each host but this one, by name, whether it has been heard of less than 30 s ago, as
+// far as is known here. It asks nobody.
+func (c *Cluster) Alive() map[string]bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	alive := map[string]bool{}
+	for id, h := range c.hosts {
+		if id != c.conf.Host && h.Name != "" {
+			alive[h.Name] = alive[h.Name] || h.Alive
+		}
+	}
+	return alive
+}
+
 // Hosts lists the hosts by name, with how many addresses each has. It reads all claims.
 func (c *Cluster) Hosts(ctx context.Context) Hosts {
 	all := Hosts{Etcd: c.conf.Where(), Prefix: c.conf.Prefix}

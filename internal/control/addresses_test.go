@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
@@ -336,6 +337,15 @@ func TestMetrics(t *testing.T) {
 		list[2].EndsAt = time.Now().Add(time.Hour)
 		return list
 	}
+	src.Networks = func() []engine.NetworkState {
+		gone := network("aa22")
+		gone.ParentLink, gone.Problem = "", "parent eth1.100 is gone"
+		return []engine.NetworkState{network("aa11"), gone, network("bb")}
+	}
+	src.NetworkNames = func(ids []string) map[string]string { return map[string]string{"aa11": "lan", "bb": "guests"} }
+	calls := prometheus.NewHistogram(prometheus.HistogramOpts{Name: "lanyard_docker_call_duration_seconds", Help: "Calls."})
+	calls.Observe(1)
+	src.Collectors = []prometheus.Collector{calls}
 	w := scrape(src)
 	if w.Code != 200 || !strings.HasPrefix(w.Header().Get("Content-Type"), "text/plain") || listed != 1 {
 		t.Errorf("answered %d %s of %d listings", w.Code, w.Header(), listed)
@@ -353,13 +363,24 @@ func TestMetrics(t *testing.T) {
 				labels = append(labels, fmt.Sprintf("%s=%q", l.GetName(), l.GetValue()))
 			}
 			value := m.GetGauge().GetValue()
-			if f.GetType() == dto.MetricType_COUNTER {
+			switch f.GetType() {
+			case dto.MetricType_COUNTER:
 				value = m.GetCounter().GetValue()
+			case dto.MetricType_HISTOGRAM:
+				value = float64(m.GetHistogram().GetSampleCount())
+				for _, b := range m.GetHistogram().Bucket {
+					if name == "lanyard_lease_left_seconds" && (b.GetUpperBound() == 3600 || b.GetUpperBound() == 4*3600) {
+						got[fmt.Sprintf("%s{le=%v}", name, b.GetUpperBound())] = float64(b.GetCumulativeCount())
+					}
+				}
 			}
 			got[name+"{"+strings.Join(labels, ",")+"}"] = value
 		}
 	}
 	want := map[string]float64{
+		`lanyard_build_info{commit="abc",goversion="go1.26",version="1.2.3"}`: 1,
+		`lanyard_docker_call_duration_seconds{}`:                              1, // whatever the parts of the daemon have
+
 		`lanyard_networks{}`:                                          3,
 		`lanyard_endpoints{}`:                                         2,
 		`lanyard_address_conflicts_total{wire="eth1"}`:                3,
@@ -373,13 +394,25 @@ func TestMetrics(t *testing.T) {
 		`lanyard_leases{state="idle",wire="eth1"}`:                    1,
 		`lanyard_leases{state="renewing",wire="eth2, VLAN 802.1Q:7"}`: 1,
 		`lanyard_leases{state="past",wire="eth2, VLAN 802.1Q:7"}`:     1,
-		`lanyard_lease_events_total{what="lease-acquired"}`:           7,
-		`lanyard_lease_events_total{what="lease-renewed"}`:            2000,
-		`lanyard_lease_events_total{what="lease-lost"}`:               0,
+		`lanyard_events_total{what="lease-acquired"}`:                 7,
+		`lanyard_events_total{what="lease-renewed"}`:                  2000,
+		`lanyard_events_total{what="lease-lost"}`:                     0,
+
+		`lanyard_lease_left_seconds{}`:         2,
+		`lanyard_lease_left_seconds{le=3600}`:  1,
+		`lanyard_lease_left_seconds{le=14400}`: 2,
 
 		// Of a DHCP server's pool only leases are known.
 		`lanyard_pool_addresses{pool="dhcp",state="used",wire="eth3"}`:    2,
 		`lanyard_pool_addresses{pool="dhcp",state="resting",wire="eth3"}`: 1,
+	}
+	for id, name := range map[string]string{"aa11": "lan", "aa22": "", "bb": "guests"} {
+		want[fmt.Sprintf("lanyard_network_info{kind=%q,mode=%q,name=%q,network=%q,parent=%q}", "macvlan", "bridge", name, id, "eth1.100")] = 1
+		want[fmt.Sprintf("lanyard_network_parent_present{network=%q}", id)] = map[string]float64{"aa11": 1, "bb": 1}[id]
+		want[fmt.Sprintf("lanyard_network_problem{network=%q}", id)] = map[string]float64{"aa22": 1}[id]
+		for state, n := range map[string]float64{"created": 0, "joined": map[string]float64{"aa11": 1, "bb": 1}[id], "left": 0} {
+			want[fmt.Sprintf("lanyard_network_endpoints{network=%q,state=%q}", id, state)] = n
+		}
 	}
 	for _, p := range pools() {
 		of := fmt.Sprintf("pool=%q,", p.ID)

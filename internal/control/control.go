@@ -23,6 +23,8 @@
 //	POST /v1/definitions {"networks", "prune", "dry", "create"}, to define networks; answers with the steps
 //	DELETE /v1/definitions/{name}
 //	GET /v1/seen/{networks, endpoints, leases or reports}, what the other hosts show
+//	GET /v1/map, networks and endpoints of all hosts on their parents and VLANs, with names
+//	GET /v1/traffic, what the links of this host's endpoints have carried
 //	POST /v1/repair?dry_run={true or false}
 //	GET /metrics, figures in Prometheus's text format
 //
@@ -51,6 +53,8 @@ import (
 	"runtime/debug"
 	"strings"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/lanyard-net/lanyard/internal/cluster"
 	"github.com/lanyard-net/lanyard/internal/engine"
 	"github.com/lanyard-net/lanyard/internal/ipam"
@@ -73,7 +77,7 @@ type Version struct {
 	Go      string `json:"go"`
 }
 
-// Source is what the handler serves; all fields but Cluster and Stopping are required. The functions
+// Source is what the handler serves; all fields from NetworkNames on may be nil. The functions
 // are those of *engine.Engine, and from Pools on those of *ipam.Manager.
 type Source struct {
 	Version       Version
@@ -91,6 +95,14 @@ type Source struct {
 	Events        func(ctx context.Context, after uint64, wait bool) []ipam.Event
 	EventCounts   func() map[string]uint64
 	Repair        func(ctx context.Context, dry bool) Repair
+	Traffic       func(ctx context.Context) ([]engine.EndpointTraffic, error)
+	// Names says what Docker calls networks and the containers of endpoints, by ID; what it does
+	// not say is left out. It may wait for Docker for some seconds.
+	Names func(ctx context.Context, networks []engine.NetworkState, endpoints []engine.EndpointState) map[string]string
+	// NetworkNames are Docker's names of networks by ID, as far as it says them soon; nil: none are known.
+	NetworkNames func(ids []string) map[string]string
+	// Collectors have figures of their own for /metrics.
+	Collectors []prometheus.Collector
 	// Cluster is nil where addresses are not shared.
 	Cluster *cluster.Cluster
 	// Stopping is closed when the daemon is to stop: answers that wait for something
@@ -144,6 +156,7 @@ func NewHandler(src Source, log *slog.Logger) http.Handler {
 	repairRoute(src, handle)
 	hostRoutes(src, handle)
 	networkRoutes(src, handle)
+	mapRoutes(src, handle)
 	mux.HandleFunc("GET /v1/events", serveEvents(src, log))
 	mux.Handle("GET /metrics", newMetrics(src, log))
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {

@@ -17,6 +17,9 @@ import (
 // dhcp_timeout for another address where the server takes the old one back.
 const renewFor = 150 * time.Second
 
+// eventFor is how long somebody who follows events may take to read them.
+const eventFor = 10 * time.Second
+
 // leaseRoutes are the routes of DHCP leases.
 func leaseRoutes(src Source, handle func(string, func(*http.Request) (any, error))) {
 	handle("GET /v1/leases", func(r *http.Request) (any, error) {
@@ -82,14 +85,16 @@ func serveEvents(src Source, log *slog.Logger) http.HandlerFunc {
 		}
 		w.Header().Set("Content-Type", "application/x-ndjson")
 		w.WriteHeader(http.StatusOK)
-		lines, flush := json.NewEncoder(w), http.NewResponseController(w).Flush
+		lines, conn := json.NewEncoder(w), http.NewResponseController(w)
 		for {
+			// Who does not read is let go. A writer that has no deadline is none of net/http's.
+			_ = conn.SetWriteDeadline(time.Now().Add(eventFor))
 			for _, e := range some {
 				after = e.Seq
 				err = lines.Encode(e)
 			}
 			if err == nil {
-				err = flush()
+				err = conn.Flush()
 			}
 			if err != nil {
 				log.Debug("answer lost", keyErr, err)

@@ -21,11 +21,13 @@ import (
 	"net/netip"
 	"runtime/debug"
 	"strings"
-	"sync/atomic"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/lanyard-net/lanyard/internal/engine"
 	"github.com/lanyard-net/lanyard/internal/lan"
+	"github.com/lanyard-net/lanyard/internal/request"
 )
 
 // Verbs are what the door calls; all are required. They are the methods of
@@ -71,7 +73,6 @@ func VerbsOf(e *engine.Engine) Verbs {
 
 // The keys of our log lines.
 const (
-	keyRequest  = "request"
 	keyMethod   = "method"
 	keyNetwork  = "network"
 	keyEndpoint = "endpoint"
@@ -95,8 +96,19 @@ type Handler struct {
 	verbs   Verbs
 	log     *slog.Logger
 	methods map[string]method
-	count   atomic.Uint64
+	threads threads
+	calls   *prometheus.HistogramVec
 }
+
+// What became of a call.
+const (
+	resultOK      = "ok"
+	resultRefused = "refused"
+	resultFailed  = "failed"
+)
+
+// Metrics are the figures of the calls that were answered.
+func (h *Handler) Metrics() prometheus.Collector { return h.calls }
 
 // method decodes the body of a call and carries it out. The ids are for the
 // log, and as complete as the body was.
@@ -105,7 +117,12 @@ type method func(ctx context.Context, body []byte) (ids, any, error)
 // New makes the handler. Requests may come at the same time, as Docker sends
 // them; the verbs see to the order.
 func New(v Verbs, log *slog.Logger) *Handler {
-	h := &Handler{verbs: v, log: log}
+	h := &Handler{verbs: v, log: log, threads: threads{known: map[string][]*thread{}, addrs: map[string][]string{}}}
+	h.calls = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name:    "lanyard_docker_call_duration_seconds",
+		Help:    "How long calls of Docker's took, by method of the plugin protocol and by result: ok, refused (with the reason told to the user) or failed.",
+		Buckets: []float64{.001, .005, .025, .1, .5, 1, 2.5, 5, 10, 30, 60},
+	}, []string{"method", "result"})
 	h.methods = map[string]method{
 		"Plugin.Activate":                           constant(activation{Implements: []string{"NetworkDriver", "IpamDriver"}}),
 		"NetworkDriver.GetCapabilities":             h.getCapabilities,
@@ -166,20 +183,33 @@ func malformedf(status int, format string, args ...any) error {
 // included.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
-	number := h.count.Add(1)
 	name := strings.TrimPrefix(r.URL.Path, "/")
-	log := h.log.With(keyRequest, number, keyMethod, clip(name))
+	body, err := h.read(w, r, name)
+	var q about
+	q.read(body)
+	thread := h.threads.find(name, &q)
+	// A verb that has begun runs to its end even when Docker hangs up: the
+	// whole of it can be asked again, half of it would have to be undone.
+	ctx := request.With(context.WithoutCancel(r.Context()), thread.id)
+	log := h.log.With(keyMethod, clip(name))
 
-	who, answer, err := h.run(w, r, name, log)
-	status := http.StatusOK
+	var who ids
+	var answer any
+	if err == nil {
+		who, answer, err = h.run(ctx, name, body, log)
+	}
+	status, result := http.StatusOK, resultOK
 	if err != nil {
 		text := err.Error()
+		result = resultFailed
 		switch bad, gone := (*malformed)(nil), (*crash)(nil); {
 		case errors.As(err, &bad):
-			status = bad.status
+			status, result = bad.status, resultRefused
 		case errors.As(err, &gone):
 			status = http.StatusInternalServerError
-			text = fmt.Sprintf("internal error; the log of lanyard has the details (request %d)", number)
+			text = fmt.Sprintf("internal error; the log of lanyard has the details (request=%s)", thread.id)
+		case lan.Reason(err) != nil:
+			result = resultRefused
 		}
 		answer = failure{Err: text}
 		if strings.HasPrefix(name, "IpamDriver.") {
@@ -189,11 +219,21 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if status == http.StatusMethodNotAllowed {
 		w.Header().Set("Allow", http.MethodPost)
 	}
-	if err := reply(w, status, answer); err != nil {
-		log.Debug("answer lost", keyErr, err)
+	said, rerr := reply(w, status, answer)
+	if rerr != nil {
+		log.DebugContext(ctx, "answer lost", keyErr, rerr)
+	}
+	if err == nil {
+		var a about
+		a.read(said)
+		h.threads.went(thread, name, &q, &a)
+	}
+	took := time.Since(start)
+	if method := name; h.methods[name] != nil {
+		h.calls.WithLabelValues(method, result).Observe(took.Seconds())
 	}
 
-	attrs := []any{keyTook, time.Since(start).Round(time.Microsecond)}
+	attrs := []any{keyTook, took.Round(time.Microsecond)}
 	if who.NetworkID != "" {
 		attrs = append(attrs, keyNetwork, lan.Short(who.NetworkID))
 	}
@@ -206,13 +246,13 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if who.Address != "" {
 		attrs = append(attrs, keyAddress, clip(who.Address))
 	}
-	switch {
-	case err == nil:
-		log.Debug("answered", attrs...)
-	case status != http.StatusOK || lan.Reason(err) != nil:
-		log.Warn("refused", append(attrs, keyStatus, status, keyErr, err)...)
+	switch result {
+	case resultOK:
+		log.DebugContext(ctx, "answered", attrs...)
+	case resultRefused:
+		log.WarnContext(ctx, "refused", append(attrs, keyStatus, status, keyErr, err)...)
 	default:
-		log.Error("failed", append(attrs, keyStatus, status, keyErr, err)...)
+		log.ErrorContext(ctx, "failed", append(attrs, keyStatus, status, keyErr, err)...)
 	}
 }
 
@@ -221,35 +261,37 @@ type crash struct{ value any }
 
 func (e *crash) Error() string { return fmt.Sprintf("panic: %v", e.value) }
 
-// run finds the method and carries it out.
-func (h *Handler) run(w http.ResponseWriter, r *http.Request, name string, log *slog.Logger) (who ids, answer any, err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			log.Error("panic", keyErr, v, keyStack, string(debug.Stack()))
-			answer, err = nil, &crash{v}
-		}
-	}()
-	m, ok := h.methods[name]
-	if !ok {
-		return ids{}, nil, malformedf(http.StatusNotFound, "method %q is not known", clip(name))
+// read reads the body of a call of a method that there is.
+func (h *Handler) read(w http.ResponseWriter, r *http.Request, name string) ([]byte, error) {
+	if h.methods[name] == nil {
+		return nil, malformedf(http.StatusNotFound, "method %q is not known", clip(name))
 	}
 	if r.Method != http.MethodPost {
-		return ids{}, nil, malformedf(http.StatusMethodNotAllowed, "method %s is called with POST, not %s", name, clip(r.Method))
+		return nil, malformedf(http.StatusMethodNotAllowed, "method %s is called with POST, not %s", name, clip(r.Method))
 	}
 	long := malformedf(http.StatusRequestEntityTooLarge, "request body is longer than %d bytes", maxBody)
 	if r.ContentLength > maxBody {
-		return ids{}, nil, long
+		return nil, long
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if past := (*http.MaxBytesError)(nil); errors.As(err, &past) {
-		return ids{}, nil, long
+		return nil, long
 	}
 	if err != nil {
-		return ids{}, nil, malformedf(http.StatusBadRequest, "request body: %v", err)
+		return nil, malformedf(http.StatusBadRequest, "request body: %v", err)
 	}
-	// A verb that has begun runs to its end even when Docker hangs up: the
-	// whole of it can be asked again, half of it would have to be undone.
-	return m(context.WithoutCancel(r.Context()), body)
+	return body, nil
+}
+
+// run carries a method out.
+func (h *Handler) run(ctx context.Context, name string, body []byte, log *slog.Logger) (who ids, answer any, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			log.ErrorContext(ctx, "panic", keyErr, v, keyStack, string(debug.Stack()))
+			answer, err = nil, &crash{v}
+		}
+	}()
+	return h.methods[name](ctx, body)
 }
 
 // clip keeps a foreign word short enough to be shown.
@@ -260,8 +302,8 @@ func clip(s string) string {
 	return s
 }
 
-// reply writes the answer.
-func reply(w http.ResponseWriter, status int, answer any) error {
+// reply writes the answer, and returns it as it was written.
+func reply(w http.ResponseWriter, status int, answer any) (said []byte, err error) {
 	b, err := json.Marshal(answer)
 	if err != nil {
 		status, b = http.StatusInternalServerError, []byte(`{"Err":"internal error: the answer cannot be encoded"}`)
@@ -269,7 +311,7 @@ func reply(w http.ResponseWriter, status int, answer any) error {
 	w.Header().Set("Content-Type", mediaType)
 	w.WriteHeader(status)
 	if _, werr := w.Write(append(b, '\n')); werr != nil {
-		return werr
+		return b, werr
 	}
-	return err
+	return b, err
 }

@@ -419,9 +419,9 @@ func TestLog(t *testing.T) {
 		answer map[string]any
 		log    string
 	}{
-		{"done", nil, 200, map[string]any{}, "level=DEBUG msg=answered request=1 method=NetworkDriver.Leave took="},
-		{"refused", lan.Refusef(lan.ErrConflict, "no"), 200, map[string]any{"Err": "no"}, "level=WARN msg=refused request=1 method=NetworkDriver.Leave took="},
-		{"failed", errors.New("disk full"), 200, map[string]any{"Err": "disk full"}, "level=ERROR msg=failed request=1 method=NetworkDriver.Leave took="},
+		{"done", nil, 200, map[string]any{}, "level=DEBUG msg=answered method=NetworkDriver.Leave took="},
+		{"refused", lan.Refusef(lan.ErrConflict, "no"), 200, map[string]any{"Err": "no"}, "level=WARN msg=refused method=NetworkDriver.Leave took="},
+		{"failed", errors.New("disk full"), 200, map[string]any{"Err": "disk full"}, "level=ERROR msg=failed method=NetworkDriver.Leave took="},
 	} {
 		v.Leave = func(context.Context, string, string) error { return tc.err }
 		d := newDoor(v)
@@ -442,11 +442,12 @@ func TestPanicIsAnswered(t *testing.T) {
 	v.Leave = func(context.Context, string, string) error { panic("boom") }
 	d := newDoor(v)
 	status, answer := d.ask(t, "POST", "NetworkDriver.Leave", `{"NetworkID":"`+netID+`","EndpointID":"`+epID+`"}`)
-	want := map[string]any{"Err": "internal error; the log of lanyard has the details (request 1)"}
+	id := requestIDs(d.log.String())[0]
+	want := map[string]any{"Err": "internal error; the log of lanyard has the details (request=" + id + ")"}
 	if diff := cmp.Diff(want, answer); status != 500 || diff != "" {
 		t.Errorf("status %d (-want +got)\n%s", status, diff)
 	}
-	for _, want := range []string{"level=ERROR msg=panic request=1 method=NetworkDriver.Leave err=boom", "docker_test.go"} {
+	for _, want := range []string{"level=ERROR msg=panic method=NetworkDriver.Leave err=boom", "docker_test.go"} {
 		if !strings.Contains(d.log.String(), want) {
 			t.Errorf("%q is not in the log:\n%s", want, d.log)
 		}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/lanyard-net/lanyard/internal/engine"
 	"github.com/lanyard-net/lanyard/internal/lan"
+	"github.com/lanyard-net/lanyard/internal/request"
 )
 
 // host is an engine without a kernel. It prints as its networks and endpoints.
@@ -209,7 +210,7 @@ type door struct {
 
 func newDoor(v Verbs) *door {
 	log := &bytes.Buffer{}
-	return &door{New(v, slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))), log}
+	return &door{New(v, slog.New(request.Logged(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})))), log}
 }
 
 // ask calls one method and returns the status and the answer. An answer that

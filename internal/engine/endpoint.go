@@ -7,8 +7,10 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"strings"
 	"time"
 
+	"github.com/lanyard-net/lanyard/internal/ipam"
 	"github.com/lanyard-net/lanyard/internal/lan"
 	"github.com/lanyard-net/lanyard/internal/link"
 	"github.com/lanyard-net/lanyard/internal/netns"
@@ -78,12 +80,12 @@ func (e *Engine) AddEndpoint(ctx context.Context, r EndpointRequest) (g Endpoint
 		return g, err
 	}
 	if !again && r.Published > 0 {
-		e.log.Warn("ports cannot be published on a LAN network: the container's own address has them all", "endpoint", rec.ID, "ports", r.Published)
+		e.log.WarnContext(ctx, "ports cannot be published on a LAN network: the container's own address has them all", "endpoint", rec.ID, "ports", r.Published)
 	}
 	if r.MAC == "" {
 		g.MAC = mac
 	} else if e.ipam.MACSeen(n.rec.Key, mac) && !again {
-		e.log.Warn("the container's MAC address was seen on the wire: if another device has it, neither can be reached", "endpoint", rec.ID, "mac", mac)
+		e.log.WarnContext(ctx, "the container's MAC address was seen on the wire: if another device has it, neither can be reached", "endpoint", rec.ID, "mac", mac)
 	}
 	return g, nil
 }
@@ -276,11 +278,11 @@ func (e *Engine) hasMAC(key, mac string) bool {
 
 // Join makes the endpoint's link and says how the container is to use it. The
 // same request again gets the same answer.
-func (e *Engine) Join(_ context.Context, networkID, endpointID, sandbox string) (*Attachment, error) {
+func (e *Engine) Join(ctx context.Context, networkID, endpointID, sandbox string) (*Attachment, error) {
 	if !filepath.IsAbs(sandbox) || len(sandbox) > 4096 {
 		return nil, lan.Refusef(lan.ErrInvalid, "sandbox key %.64q is not an absolute path", sandbox)
 	}
-	a, err := e.join(networkID, endpointID, sandbox)
+	a, err := e.join(ctx, networkID, endpointID, sandbox)
 	if !errors.Is(err, link.ErrParentGone) {
 		return a, err
 	}
@@ -298,7 +300,7 @@ func (e *Engine) Join(_ context.Context, networkID, endpointID, sandbox string) 
 		}
 		return nil, err
 	}
-	return e.join(networkID, endpointID, sandbox)
+	return e.join(ctx, networkID, endpointID, sandbox)
 }
 
 // NoParent is how an error of Join begins when the network's parent is not there, for those to
@@ -321,7 +323,7 @@ func (e *Engine) Stands(networkID string) bool {
 }
 
 // join is Join for a parent that is there; link.ErrParentGone if it is not.
-func (e *Engine) join(networkID, endpointID, sandbox string) (*Attachment, error) {
+func (e *Engine) join(ctx context.Context, networkID, endpointID, sandbox string) (*Attachment, error) {
 	ep, err := e.hold(networkID, endpointID)
 	if err != nil {
 		return nil, err
@@ -354,7 +356,7 @@ func (e *Engine) join(networkID, endpointID, sandbox string) (*Attachment, error
 	}
 	if err == nil && e.lingers(ep.net, before.MAC) {
 		if err = e.links.AwaitMAC(before.LinkName(), strayRest); errors.Is(err, lan.ErrConflict) {
-			e.removeStrays([]lan.Endpoint{after})
+			e.removeStrays(ctx, []lan.Endpoint{after})
 			err = e.links.AwaitMAC(before.LinkName(), macPatience)
 		}
 		if err != nil {
@@ -379,9 +381,10 @@ func (e *Engine) join(networkID, endpointID, sandbox string) (*Attachment, error
 	ep.shape, ep.ownMTU, ep.touched = nil, 0, time.Now()
 	e.mu.Unlock()
 	e.unseen.add(sandbox)
+	e.tellMoved(ctx, ipam.EventEndpointJoined, ep, &after)
 	e.ipam.Joined(ep.net.rec.Key, &after)
 	e.openHost(ep, after, false)
-	e.greet(ep, after)
+	e.greet(ctx, ep, after)
 	return attachment(ep.net, after, leases), nil
 }
 
@@ -520,41 +523,63 @@ func gatewayOf(n *network, l *lan.Lease) netip.Addr {
 
 // Leave notes that the container is about to give the link back. The link is
 // still in the container, so nothing is done to it.
-func (e *Engine) Leave(_ context.Context, networkID, endpointID string) error {
+func (e *Engine) Leave(ctx context.Context, networkID, endpointID string) error {
 	ep, err := e.hold(networkID, endpointID)
 	if err != nil {
 		return err
 	}
 	defer e.letGo(ep)
 	e.mu.Lock()
+	rec, inside := ep.rec, ep.inside()
 	ep.left, ep.touched = true, time.Now()
-	sandbox := ep.rec.Sandbox
 	e.mu.Unlock()
-	e.unseen.add(sandbox) // its other links may have a default route now
+	if inside {
+		e.tellMoved(ctx, ipam.EventEndpointLeft, ep, &rec)
+	}
+	e.unseen.add(rec.Sandbox) // its other links may have a default route now
 	return nil
 }
 
 // DeleteEndpoint removes the endpoint. Its link goes in the background.
-func (e *Engine) DeleteEndpoint(_ context.Context, networkID, endpointID string) error {
+func (e *Engine) DeleteEndpoint(ctx context.Context, networkID, endpointID string) error {
 	ep, err := e.hold(networkID, endpointID)
 	if err != nil {
 		return err
 	}
 	defer e.letGo(ep)
-	return e.remove(ep)
+	return e.remove(ctx, ep)
 }
 
 // remove removes an endpoint that the caller holds.
-func (e *Engine) remove(ep *endpoint) error {
+func (e *Engine) remove(ctx context.Context, ep *endpoint) error {
+	e.mu.Lock()
+	rec, inside := ep.rec, ep.inside()
+	e.mu.Unlock()
 	ops := append(e.ipam.Leave(&ep.net.rec.Network, ep.net.rec.Key, &ep.rec), store.DeleteEndpoint(ep.rec.ID))
 	if err := e.db.Write(ops...); err != nil {
 		return err
 	}
 	e.forget(ep)
+	if inside {
+		e.tellMoved(ctx, ipam.EventEndpointLeft, ep, &rec)
+	}
 	e.closeHost(ep.net, &ep.rec)
 	e.unguard(ep.net, &ep.rec)
 	e.trash.put(ep.rec.LinkName())
 	return nil
+}
+
+// tellMoved notes that a container was given an endpoint's link, or has given it back.
+func (e *Engine) tellMoved(ctx context.Context, what string, ep *endpoint, rec *lan.Endpoint) {
+	event := ipam.Event{What: what, Wire: link.WireText(ep.net.rec.Key), Network: rec.NetworkID, Endpoint: rec.ID, Text: rec.MAC}
+	for i, p := range rec.Addrs() {
+		if i == 0 {
+			event.Address = p.Addr()
+			continue
+		}
+		event.Text = strings.TrimSpace(event.Text + " " + p.Addr().String())
+	}
+	e.ipam.Tell(ctx, event)
 }
 
 // forget takes an endpoint out of those that stand. A link that Docker did not give back goes

@@ -235,7 +235,7 @@ func (ep *endpoint) inside() bool { return ep.rec.Sandbox != "" && !ep.left }
 // EndpointInfo answers for an endpoint that is there, else lan.ErrNotFound. The
 // engine calls it last when a container starts, so it is where a wish for an
 // interface name that the engine did not heed is noticed and logged.
-func (e *Engine) EndpointInfo(_ context.Context, networkID, endpointID string) error {
+func (e *Engine) EndpointInfo(ctx context.Context, networkID, endpointID string) error {
 	ep, err := e.endpoint(networkID, endpointID)
 	if err != nil {
 		return err
@@ -249,15 +249,15 @@ func (e *Engine) EndpointInfo(_ context.Context, networkID, endpointID string) e
 	}
 	if e.links.Exists(rec.LinkName()) {
 		// Engines before 28 move the link later.
-		e.log.Warn("this engine (older than 28) does not heed the interface name", "ifname", rec.IfName, "endpoint", rec.ID)
+		e.log.WarnContext(ctx, "this engine (older than 28) does not heed the interface name", "ifname", rec.IfName, "endpoint", rec.ID)
 		return nil
 	}
 	name, err := link.NameInside(rec.Sandbox, rec.MAC, rec.IPv4.Addr().AsSlice())
 	switch {
 	case err != nil:
-		e.log.Debug("interface name not checked", "endpoint", rec.ID, "err", err)
+		e.log.DebugContext(ctx, "interface name not checked", "endpoint", rec.ID, "err", err)
 	case name != "" && name != rec.IfName:
-		e.log.Warn("this engine (older than 29) does not heed the interface name", "ifname", rec.IfName, "name", name, "endpoint", rec.ID)
+		e.log.WarnContext(ctx, "this engine (older than 29) does not heed the interface name", "ifname", rec.IfName, "name", name, "endpoint", rec.ID)
 	}
 	return nil
 }
@@ -272,7 +272,7 @@ func (e *Engine) Networks() []NetworkState {
 	states := make([]NetworkState, 0, len(e.networks))
 	parents, keys := map[string]*link.Parent{}, map[string]string{}
 	for id, n := range e.networks {
-		states = append(states, NetworkState{Network: n.rec.Network, Endpoints: count[n], Problem: cmp.Or(n.problem, n.noAccess)})
+		states = append(states, NetworkState{Network: n.rec.Network, Endpoints: count[n], Wire: link.WireText(n.rec.Key), Problem: cmp.Or(n.problem, n.noAccess)})
 		parents[id], keys[id] = n.parent, n.rec.Key
 	}
 	e.mu.Unlock()

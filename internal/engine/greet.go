@@ -52,10 +52,10 @@ func (g *greeter) end() {
 	g.wg.Wait()
 }
 
-// run does something in the background, with a context that ends when the greeter does.
-func (g *greeter) run(do func(context.Context)) {
+// run does something in the background, with a context that carries what from does and ends when the greeter does.
+func (g *greeter) run(from context.Context, do func(context.Context)) {
 	g.wg.Go(func() {
-		ctx, cancel := context.WithCancel(context.Background())
+		ctx, cancel := context.WithCancel(context.WithoutCancel(from))
 		defer cancel()
 		go func() {
 			select {
@@ -72,7 +72,7 @@ func (g *greeter) run(do func(context.Context)) {
 func (e *Engine) EngineStarted() { e.greeter.engineStarted() }
 
 // greet begins to greet a container that was told to join.
-func (e *Engine) greet(ep *endpoint, rec lan.Endpoint) {
+func (e *Engine) greet(ctx context.Context, ep *endpoint, rec lan.Endpoint) {
 	n := ep.net
 	var addrs []netip.Addr
 	if count, _ := n.rec.Announce.Messages(); count > 0 && !n.rec.L3() {
@@ -99,14 +99,14 @@ func (e *Engine) greet(ep *endpoint, rec lan.Endpoint) {
 			err = errors.Join(err, ns.Close())
 		}
 		if err != nil {
-			e.log.Debug("the engine's own announcements are not heard", "endpoint", rec.ID, "err", err)
+			e.log.DebugContext(ctx, "the engine's own announcements are not heard", "endpoint", rec.ID, "err", err)
 		}
 	}
-	g.run(func(ctx context.Context) {
+	g.run(ctx, func(ctx context.Context) {
 		ctx, cancel := context.WithTimeout(ctx, startTime)
 		defer cancel()
 		if err := e.greetNow(ctx, ep, rec, addrs, ear); err != nil && ctx.Err() == nil {
-			e.log.Warn("container not greeted: its address is not announced, or IPv6 not set up", "endpoint", rec.ID, "err", err)
+			e.log.WarnContext(ctx, "container not greeted: its address is not announced, or IPv6 not set up", "endpoint", rec.ID, "err", err)
 		}
 	})
 }
@@ -127,7 +127,7 @@ func (e *Engine) greetNow(ctx context.Context, ep *endpoint, rec lan.Endpoint, a
 	up, err := e.awaitLink(ctx, ep, rec)
 	if up && err == nil {
 		if err := e.guardStarted(ep, &rec); err != nil && netns.Alive(rec.Sandbox) {
-			e.log.Error("antispoof: a container has no filter on its link; nothing of it leaves the host", "endpoint", rec.ID, "err", err)
+			e.log.ErrorContext(ctx, "antispoof: a container has no filter on its link; nothing of it leaves the host", "endpoint", rec.ID, "err", err)
 		}
 		e.openHost(ep, rec, true)
 	}
@@ -153,7 +153,7 @@ func (e *Engine) greetNow(ctx context.Context, ep *endpoint, rec lan.Endpoint, a
 	if err := announceAll(ctx, n, &rec, missing); err != nil {
 		return err
 	}
-	e.log.Debug("addresses announced", "endpoint", rec.ID, "addresses", missing)
+	e.log.DebugContext(ctx, "addresses announced", "endpoint", rec.ID, "addresses", missing)
 	return nil
 }
 

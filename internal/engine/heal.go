@@ -46,7 +46,7 @@ func (e *Engine) watchParents(ctx context.Context) {
 			}
 		})
 		if err != nil {
-			e.log.Warn("changes of parents were missed, and are looked for", "err", err)
+			e.log.WarnContext(ctx, "changes of parents were missed, and are looked for", "err", err)
 			pause(ctx, time.Second)
 		}
 	}
@@ -63,7 +63,7 @@ func (e *Engine) watchAddrs(ctx context.Context) {
 			}
 		})
 		if err != nil {
-			e.log.Warn("changes of the host's addresses were missed, and are looked for", "err", err)
+			e.log.WarnContext(ctx, "changes of the host's addresses were missed, and are looked for", "err", err)
 			pause(ctx, time.Second)
 		}
 	}
@@ -290,7 +290,12 @@ func containers(n int) string {
 
 // tell notes an event of a network's parent.
 func (e *Engine) tell(what string, n *network, text string) {
-	e.ipam.Tell(ipam.Event{What: what, Wire: link.WireText(n.rec.Key), Network: n.rec.ID, Text: text})
+	e.ipam.Tell(context.Background(), ipam.Event{What: what, Wire: link.WireText(n.rec.Key), Network: n.rec.ID, Text: text})
+}
+
+// tellOf notes an event of an endpoint of a network.
+func (e *Engine) tellOf(ctx context.Context, what string, n *network, endpoint, text string) {
+	e.ipam.Tell(ctx, ipam.Event{What: what, Wire: link.WireText(n.rec.Key), Network: n.rec.ID, Endpoint: endpoint, Text: text})
 }
 
 // relink makes the links of a network's running containers again that went with an earlier
@@ -314,6 +319,7 @@ func (e *Engine) relink(n *network) {
 		all.Go(func() error {
 			switch ok, err := e.relinkOne(n, ep, parent); {
 			case err != nil:
+				e.tellOf(context.Background(), ipam.EventLinkFailed, n, ep.rec.ID, err.Error())
 				e.log.Error("container has no link", "endpoint", ep.rec.ID, "network", n.rec.ID, "again_in", e.relinkLater(ep), "err", err)
 			case ok:
 				made.Add(1)

@@ -113,7 +113,7 @@ func (e *Engine) leaseChanged(_ context.Context, endpoint string, c lan.LeaseCha
 	wasDefault, done, rerr := e.redo(ep)
 	if !done {
 		// Docker may be about to set the address up that it was told.
-		e.greeter.run(func(ctx context.Context) { e.redoLater(ctx, ep, rec) })
+		e.greeter.run(context.Background(), func(ctx context.Context) { e.redoLater(ctx, ep, rec) })
 	}
 	if ep.net.rec.HostAccess {
 		e.syncHost()
@@ -175,7 +175,7 @@ func (e *Engine) redoLater(ctx context.Context, ep *endpoint, rec lan.Endpoint) 
 		return
 	}
 	if _, _, err := e.redo(ep); err != nil {
-		e.log.Error("change of a lease not heeded by its container", "endpoint", lan.Short(rec.ID), "err", err)
+		e.log.ErrorContext(ctx, "change of a lease not heeded by its container", "endpoint", lan.Short(rec.ID), "err", err)
 	}
 }
 
@@ -210,9 +210,9 @@ func (e *Engine) mtu(n *network, l *lan.Lease) int {
 
 // announceLater announces a running container's new address.
 func (e *Engine) announceLater(n *network, rec lan.Endpoint, addr netip.Addr) {
-	e.greeter.run(func(ctx context.Context) {
+	e.greeter.run(context.Background(), func(ctx context.Context) {
 		if err := announceAll(ctx, n, &rec, []netip.Addr{addr}); err != nil {
-			e.log.Debug("new address not announced", "endpoint", rec.ID, "err", err)
+			e.log.DebugContext(ctx, "new address not announced", "endpoint", rec.ID, "err", err)
 		}
 	})
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lanyard-net/lanyard/internal/ipam"
 	"github.com/lanyard-net/lanyard/internal/lan"
 	"github.com/lanyard-net/lanyard/internal/link"
 	"github.com/lanyard-net/lanyard/internal/store"
@@ -40,7 +41,7 @@ func (e *Engine) CreateNetwork(ctx context.Context, r lan.NetworkRequest) (err e
 		if !old.rec.SameAs(asked) {
 			return lan.Refusef(lan.ErrConflict, "network %s exists with other options", lan.Short(r.ID))
 		}
-		ops, undo, err := e.ipam.Bind(&old.rec.Network, old.rec.Key)
+		ops, undo, err := e.ipam.Bind(ctx, &old.rec.Network, old.rec.Key)
 		if err != nil {
 			return err
 		}
@@ -69,7 +70,7 @@ func (e *Engine) CreateNetwork(ctx context.Context, r lan.NetworkRequest) (err e
 		// What is left of conflict detection for a network that has just gone.
 		e.ipam.Unused(n.rec.Key, true)
 	}
-	pools, unbind, err := e.ipam.Bind(&n.rec.Network, n.rec.Key)
+	pools, unbind, err := e.ipam.Bind(ctx, &n.rec.Network, n.rec.Key)
 	if err != nil {
 		return err
 	}
@@ -131,9 +132,10 @@ func (e *Engine) CreateNetwork(ctx context.Context, r lan.NetworkRequest) (err e
 	e.networks[n.rec.ID] = n
 	e.mu.Unlock()
 	e.ipam.Wire(&n.rec.Network, n.rec.Key, n.parent)
-	e.log.Info("network created", "network", n.rec.ID, "kind", n.rec.Kind, "mode", n.rec.Mode, "parent", n.parent.Name, "made", n.parent.Mine)
+	e.tellOf(ctx, ipam.EventNetworkCreated, n, "", strings.TrimSpace(fmt.Sprintf("%s %s on %s", n.rec.Kind, n.rec.Mode, n.parent.Name)))
+	e.log.InfoContext(ctx, "network created", "network", n.rec.ID, "kind", n.rec.Kind, "mode", n.rec.Mode, "parent", n.parent.Name, "made", n.parent.Mine)
 	if n.rec.Isolated() {
-		e.log.Info("network has no parent: it is isolated on a dummy link", "network", n.rec.ID, "link", n.parent.Name)
+		e.log.InfoContext(ctx, "network has no parent: it is isolated on a dummy link", "network", n.rec.ID, "link", n.parent.Name)
 	}
 	return nil
 }
@@ -299,7 +301,7 @@ func (e *Engine) endpointsOf(n *network) map[string]*endpoint {
 
 // DeleteNetwork removes the network, its endpoints, and the links that only it
 // used. An error says what stayed behind; the network is gone all the same.
-func (e *Engine) DeleteNetwork(_ context.Context, id string) error {
+func (e *Engine) DeleteNetwork(ctx context.Context, id string) error {
 	n, err := e.network(id)
 	if err != nil {
 		return err
@@ -348,7 +350,8 @@ func (e *Engine) DeleteNetwork(_ context.Context, id string) error {
 			return fmt.Errorf("network %s is gone, its parent is not: %w", lan.Short(id), err)
 		}
 	}
-	e.log.Info("network deleted", "network", id, "endpoints", len(gone))
+	e.tellOf(ctx, ipam.EventNetworkRemoved, n, "", "")
+	e.log.InfoContext(ctx, "network deleted", "network", id, "endpoints", len(gone))
 	return nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lanyard-net/lanyard/internal/ipam"
 	"github.com/lanyard-net/lanyard/internal/lan"
 	"github.com/lanyard-net/lanyard/internal/link"
 	"github.com/lanyard-net/lanyard/internal/netns"
@@ -78,9 +79,10 @@ func (e *Engine) Repair(ctx context.Context, w *DockerView, dry bool) []Step {
 			if !dry {
 				if err := s.do(ctx); err != nil {
 					s.Error = err.Error()
-					e.log.Error("not repaired", "do", s.Do, "what", s.What, "why", s.Why, "err", err)
+					e.log.ErrorContext(ctx, "not repaired", "do", s.Do, "what", s.What, "why", s.Why, "err", err)
 				} else {
-					e.log.Info("repaired", "do", s.Do, "what", s.What, "why", s.Why)
+					e.ipam.Tell(ctx, ipam.Event{What: ipam.EventRepaired, Text: fmt.Sprintf("%s %s: %s", s.Do, s.What, s.Why)})
+					e.log.InfoContext(ctx, "repaired", "do", s.Do, "what", s.What, "why", s.Why)
 				}
 			}
 			steps = append(steps, s)

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"time"
@@ -170,7 +171,7 @@ func (e *Engine) drop(ep *endpoint) {
 	if !there {
 		return
 	}
-	if err := e.remove(ep); err != nil {
+	if err := e.remove(context.Background(), ep); err != nil {
 		e.log.Error("endpoint of a container that is gone stays on record", "endpoint", ep.rec.ID, "err", err)
 		return
 	}

@@ -2,10 +2,12 @@ package engine
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/lanyard-net/lanyard/internal/ipam"
 	"github.com/lanyard-net/lanyard/internal/lan"
 	"github.com/lanyard-net/lanyard/internal/link"
 	"github.com/lanyard-net/lanyard/internal/netns"
@@ -36,39 +38,40 @@ func (e *Engine) strayed(rec lan.Endpoint) {
 		return
 	}
 	s.coming = true
-	e.greeter.run(func(ctx context.Context) {
+	e.greeter.run(context.Background(), func(ctx context.Context) {
 		there := pause(ctx, strayRest)
 		s.mu.Lock()
 		recs := s.recs
 		s.recs, s.coming = nil, false
 		s.mu.Unlock()
 		if there {
-			e.removeStrays(recs)
+			e.removeStrays(ctx, recs)
 		}
 	})
 }
 
 // removeStrays removes the links that ended endpoints have left in namespaces that are no
 // container's. One of a container that stands stays, whatever it has.
-func (e *Engine) removeStrays(recs []lan.Endpoint) {
+func (e *Engine) removeStrays(ctx context.Context, recs []lan.Endpoint) {
 	start := time.Now()
 	abroad, err := e.links.LinksAbroad(func(parent int, mac string) bool {
 		return slices.ContainsFunc(recs, func(r lan.Endpoint) bool { return r.ParentIndex == parent && (r.MAC == "" || r.MAC == mac) })
 	})
 	if err != nil {
-		e.log.Debug("links of containers that an engine has forgotten are not looked for", "err", err)
+		e.log.DebugContext(ctx, "links of containers that an engine has forgotten are not looked for", "err", err)
 		return
 	}
-	e.log.Debug("looked for links that ended endpoints have left", "endpoints", len(recs), "took", time.Since(start).Round(time.Microsecond))
+	e.log.DebugContext(ctx, "looked for links that ended endpoints have left", "endpoints", len(recs), "took", time.Since(start).Round(time.Microsecond))
 	for _, a := range abroad {
 		if !slices.ContainsFunc(recs, func(r lan.Endpoint) bool { return has(&r, &a) }) || e.stands(&a) {
 			continue
 		}
 		if err := e.links.DeleteAbroad(a); err != nil {
-			e.log.Error("link stays in a process that the engine has forgotten", "mac", a.MAC, "addresses", a.Addrs, "err", err)
+			e.log.ErrorContext(ctx, "link stays in a process that the engine has forgotten", "mac", a.MAC, "addresses", a.Addrs, "err", err)
 			continue
 		}
-		e.log.Warn("removed: link of a container that has ended, in the namespace of a process that the engine has forgotten", "mac", a.MAC, "addresses", a.Addrs)
+		e.ipam.Tell(ctx, ipam.Event{What: ipam.EventStrayRemoved, Text: fmt.Sprintf("%s %v", a.MAC, a.Addrs)})
+		e.log.WarnContext(ctx, "removed: link of a container that has ended, in the namespace of a process that the engine has forgotten", "mac", a.MAC, "addresses", a.Addrs)
 	}
 }
 

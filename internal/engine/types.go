@@ -4,6 +4,7 @@ import (
 	"net/netip"
 
 	"github.com/lanyard-net/lanyard/internal/lan"
+	"github.com/lanyard-net/lanyard/internal/link"
 )
 
 // EndpointRequest is what Docker says of a container that is about to be
@@ -51,6 +52,8 @@ type NetworkState struct {
 	ParentLink string `json:"parent_link,omitempty"`
 	// ParentMAC is that link's hardware address.
 	ParentMAC string `json:"parent_mac,omitempty"`
+	// Wire is what the parent comes down to: the lowest link, and the VLANs on it.
+	Wire string `json:"wire,omitempty"`
 	// Tags are its VLAN tags, the outer one first.
 	Tags []lan.Tag `json:"tags,omitempty"`
 	// Made reports that the parent link is ours and goes with its last network.
@@ -74,4 +77,10 @@ type EndpointState struct {
 	// SLAAC are the addresses that the container made of router advertisements, read
 	// from the container now.
 	SLAAC []netip.Prefix `json:"slaac,omitempty"`
+}
+
+// EndpointTraffic is what an endpoint's link has carried since it was made.
+type EndpointTraffic struct {
+	Endpoint string `json:"endpoint"`
+	link.Traffic
 }

@@ -402,7 +402,7 @@ func (m *Manager) claimAhead(ctx context.Context, sp *space, list []claimAhead) 
 		}
 	}
 	if err != nil {
-		m.log.Debug("nothing is claimed ahead", "wire", link.WireText(sp.key), "err", err)
+		m.log.DebugContext(ctx, "nothing is claimed ahead", "wire", link.WireText(sp.key), "err", err)
 	}
 }
 

@@ -460,7 +460,7 @@ func TestSharedAheadOfAnotherDriver(t *testing.T) {
 	a.setAhead(2)
 	held := a.holding(2)
 	n := &lan.Network{ID: "docker", Kind: lan.Macvlan, Mode: lan.ModeBridge, Parent: lan.ParentSpec{Name: "eth1"}, IPv4: []lan.Subnet{{Pool: netip.MustParsePrefix("10.9.0.0/26")}}}
-	if _, _, err := a.Bind(n, a.keys["n1"]); err != nil {
+	if _, _, err := a.Bind(t.Context(), n, a.keys["n1"]); err != nil {
 		t.Fatal(err)
 	}
 	ep := &lan.Endpoint{ID: "ep1", NetworkID: "docker", IPv4: netip.MustParsePrefix(held[0] + "/26"), MAC: "02:00:00:00:00:07"}

@@ -189,7 +189,7 @@ func (m *Manager) grant(ctx context.Context, p *place, w want) (*grant, error) {
 		}
 		mac, err := wire.acd.Probe(ctx, g.rec.Addr, acd.Quick())
 		if err != nil {
-			m.log.Warn("address not probed", "address", g.rec.Addr, "wire", link.WireText(g.space.key), "err", err)
+			m.log.WarnContext(ctx, "address not probed", "address", g.rec.Addr, "wire", link.WireText(g.space.key), "err", err)
 		}
 		if mac == nil {
 			m.ring()
@@ -200,8 +200,9 @@ func (m *Manager) grant(ctx context.Context, p *place, w want) (*grant, error) {
 		m.mu.Lock()
 		m.meet(g.space, g.rec.Addr, mac.String(), conflictRetry)
 		g.space.conflictsSeen++
+		m.tellAddress(ctx, g.space, EventInUse, g.rec.Addr, "by "+mac.String())
 		m.mu.Unlock()
-		m.log.Warn("address is in use by another on the wire", "address", g.rec.Addr, "mac", mac.String(), "wire", link.WireText(g.space.key), "asked_by", w.name)
+		m.log.WarnContext(ctx, "address is in use by another on the wire", "address", g.rec.Addr, "mac", mac.String(), "wire", link.WireText(g.space.key), "asked_by", w.name)
 		if w.addr.IsValid() {
 			return nil, lan.Refusef(lan.ErrConflict, "address %s is in use%s by %s, which answered just now; try: another address, or -o acd=off", w.addr, g.space.on(), mac)
 		}

@@ -23,6 +23,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/lanyard-net/lanyard/internal/cluster"
 	"github.com/lanyard-net/lanyard/internal/dhcp"
 	"github.com/lanyard-net/lanyard/internal/lan"
@@ -81,8 +83,9 @@ type Manager struct {
 	// late is what must not be done under mu, or not yet.
 	late []late
 	// leases are those of DHCP servers, by ID.
-	leases  map[string]*lease
-	journal journal
+	leases    map[string]*lease
+	journal   journal
+	exchanges *prometheus.HistogramVec
 	// silences are what was asked where no server answered.
 	silences map[wanting]dhcp.Ask
 	// Lives of leases; see Hooks for what is the engine's.
@@ -157,13 +160,14 @@ type conflict struct {
 // that stand are made known with Assign.
 func New(c Config, s store.State) (*Manager, error) {
 	m := &Manager{
-		db: c.DB, links: c.Links, log: c.Log, bell: make(chan struct{}, 1), mark: c.Mark, cluster: c.Cluster, debts: make(chan struct{}, 1), paid: make(chan struct{}),
+		exchanges: newExchanges(),
+		db:        c.DB, links: c.Links, log: c.Log, bell: make(chan struct{}, 1), mark: c.Mark, cluster: c.Cluster, debts: make(chan struct{}, 1), paid: make(chan struct{}),
 		pools: map[string]*place{}, spaces: map[string]*space{}, moved: make(chan struct{}),
 		leases: map[string]*lease{}, silences: map[wanting]dhcp.Ask{}, onSilence: c.Silent, clock: newClock(), endpointOf: func(string) (lan.Endpoint, bool) { return lan.Endpoint{}, false },
 	}
 	if m.cluster != nil {
 		m.cluster.OnForgotten(func(h cluster.Host) {
-			m.Tell(Event{What: EventHostForgotten, Text: fmt.Sprintf("%s was silent for long enough (lanyard host policy); %d addresses are free, and %d that it held ahead", h.Name, h.Addresses, h.Held)})
+			m.Tell(context.Background(), Event{What: EventHostForgotten, Text: fmt.Sprintf("%s was silent for long enough (lanyard host policy); %d addresses are free, and %d that it held ahead", h.Name, h.Addresses, h.Held)})
 		})
 	}
 	if m.wall = c.wall; m.wall == nil {

@@ -159,7 +159,7 @@ func (b *bench) network(id, key string, p lan.Policy, subnets ...subnet) (ids []
 			n.IPv6 = append(n.IPv6, sn)
 		}
 	}
-	ops, _, err := b.Bind(n, key)
+	ops, _, err := b.Bind(b.t.Context(), n, key)
 	if err != nil {
 		return nil, err
 	}
@@ -474,7 +474,7 @@ func TestOneAtATime(t *testing.T) {
 	case <-time.After(200 * time.Millisecond):
 	}
 	n := &lan.Network{ID: "n1", IPv4: []lan.Subnet{sn}, Policy: off}
-	ops, _, err := b.Bind(n, "eth1")
+	ops, _, err := b.Bind(t.Context(), n, "eth1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -483,7 +483,7 @@ func TestOneAtATime(t *testing.T) {
 	}
 	id := <-second
 	// Its network has another gateway than its pool was asked for: it is not its.
-	if _, _, err := b.Bind(&lan.Network{ID: "n2", IPv4: []lan.Subnet{{Pool: sn.Pool, Leased: true, Aux: []netip.Addr{netip.MustParseAddr("10.0.0.9")}}}}, "eth2"); !errors.Is(err, lan.ErrNotFound) {
+	if _, _, err := b.Bind(t.Context(), &lan.Network{ID: "n2", IPv4: []lan.Subnet{{Pool: sn.Pool, Leased: true, Aux: []netip.Addr{netip.MustParseAddr("10.0.0.9")}}}}, "eth2"); !errors.Is(err, lan.ErrNotFound) {
 		t.Errorf("a pool with other addresses was bound: %v", err)
 	}
 	if err := b.ReleasePool(ctx, id); err != nil {
@@ -516,7 +516,7 @@ func TestParentOption(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, _, err = b.Bind(&lan.Network{ID: "n3", Parent: lan.ParentSpec{Name: "eth2"}, IPv4: []lan.Subnet{sn}}, "eth2")
+	_, _, err = b.Bind(t.Context(), &lan.Network{ID: "n3", Parent: lan.ParentSpec{Name: "eth2"}, IPv4: []lan.Subnet{sn}}, "eth2")
 	wantErr(t, err, "--ipam-opt parent=eth1 and -o parent=eth2 are not the same wire")
 	for i := range 3 {
 		if got := len(b.Pools()); got != 1 {

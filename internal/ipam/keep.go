@@ -16,6 +16,7 @@ import (
 	"github.com/lanyard-net/lanyard/internal/link"
 	"github.com/lanyard-net/lanyard/internal/netns"
 	"github.com/lanyard-net/lanyard/internal/packet"
+	"github.com/lanyard-net/lanyard/internal/request"
 	"github.com/lanyard-net/lanyard/internal/store"
 )
 
@@ -68,7 +69,7 @@ func (w *wire) reboot(ctx context.Context, a dhcp.Ask, rec *store.Lease) (*lan.L
 
 // refuse declines an address that a server has just given.
 func (m *Manager) refuse(ctx context.Context, w *wire, l *lease, c dhcp.Client, granted *lan.Lease, who string) {
-	m.log.Warn("address that a DHCP server gave is in use, and declined", "address", granted.Addr.Addr(), "by", who, "server", granted.Server, "wire", link.WireText(l.space.key))
+	m.log.WarnContext(ctx, "address that a DHCP server gave is in use, and declined", "address", granted.Addr.Addr(), "by", who, "server", granted.Server, "wire", link.WireText(l.space.key))
 	m.decline(ctx, w, l, c, granted, who)
 }
 
@@ -83,12 +84,12 @@ func (m *Manager) decline(ctx context.Context, w *wire, l *lease, c dhcp.Client,
 		err = w.dhcp.Decline(c, granted, "address in use")
 	}
 	if err != nil {
-		m.log.Warn("address not declined", "address", granted.Addr.Addr(), "err", err)
+		m.log.WarnContext(ctx, "address not declined", "address", granted.Addr.Addr(), "err", err)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	e := m.event(l, EventDeclined, who)
-	e.Address, e.Server = granted.Addr.Addr(), granted.Server
+	e.Request, e.Address, e.Server = request.ID(ctx), granted.Addr.Addr(), granted.Server
 	m.journal.add(e)
 }
 
@@ -98,6 +99,7 @@ func (m *Manager) dismiss(ctx context.Context, w *wire, rec *store.Lease) {
 		return
 	}
 	var err error
+	defer func(start time.Time) { m.exchanged(askRelease, rec.V6, start, err) }(time.Now())
 	if rec.V6 {
 		short, cancel := context.WithTimeout(ctx, goodbye)
 		defer cancel()
@@ -106,7 +108,7 @@ func (m *Manager) dismiss(ctx context.Context, w *wire, rec *store.Lease) {
 		err = w.dhcp.Release(client(rec), &rec.Lease)
 	}
 	if err != nil {
-		m.log.Warn("lease not released: it runs out by itself", "address", rec.Lease.Addr.Addr(), "err", err)
+		m.log.WarnContext(ctx, "lease not released: it runs out by itself", "address", rec.Lease.Addr.Addr(), "err", err)
 	}
 }
 
@@ -198,8 +200,13 @@ func (m *Manager) again(ctx context.Context, l *lease, s dhcp.Stage) (t dhcp.Tim
 	default:
 		try, cancel := context.WithTimeout(ctx, tryFor)
 		defer cancel()
+		start, operation := time.Now(), askRenew
+		if s == dhcp.Rebinding {
+			operation = askRebind
+		}
 		var granted *lan.Lease
-		if granted, err = m.extend(try, &rec, l.space, endpoint, n, s == dhcp.Rebinding); err == nil {
+		granted, err = m.extend(try, &rec, l.space, endpoint, n, s == dhcp.Rebinding)
+		if m.exchanged(operation, rec.V6, start, err); err == nil {
 			return m.renewed(ctx, l, granted), nil
 		}
 	}
@@ -227,12 +234,12 @@ func (m *Manager) unanswered(ctx context.Context, l *lease, err error) {
 		return
 	}
 	l.trouble.warned = time.Now()
-	m.tell(l, EventUnanswered, l.trouble.what)
+	m.tell(ctx, l, EventUnanswered, l.trouble.what)
 	if l.rec.State == store.LeaseLost {
-		m.log.Warn("container has no address: no DHCP server gives it one", "endpoint", lan.Short(l.endpoint), "wire", link.WireText(l.space.key), "err", err)
+		m.log.WarnContext(ctx, "container has no address: no DHCP server gives it one", "endpoint", lan.Short(l.endpoint), "wire", link.WireText(l.space.key), "err", err)
 		return
 	}
-	m.log.Warn("DHCP lease not renewed; the container keeps its address until the lease ends", "address", l.rec.Lease.Addr.Addr(), "server", l.rec.Lease.Server,
+	m.log.WarnContext(ctx, "DHCP lease not renewed; the container keeps its address until the lease ends", "address", l.rec.Lease.Addr.Addr(), "server", l.rec.Lease.Server,
 		"ends_in", m.clock.left(&l.rec).Round(time.Second), "endpoint", lan.Short(l.endpoint), "wire", link.WireText(l.space.key), "err", err)
 }
 
@@ -309,19 +316,19 @@ func (m *Manager) renewed(ctx context.Context, l *lease, granted *lan.Lease) dhc
 	m.clock.granted(&l.rec, granted)
 	l.trouble, l.retell = nil, false
 	rec, endpoint, times := l.rec, l.endpoint, m.due(l)
-	m.tell(l, EventRenewed, "")
+	m.tell(ctx, l, EventRenewed, "")
 	m.mu.Unlock()
 	if was != nil {
-		m.log.Info("DHCP lease renewed after silence", "address", granted.Addr.Addr(), "server", granted.Server, "attempts", was.tries)
+		m.log.InfoContext(ctx, "DHCP lease renewed after silence", "address", granted.Addr.Addr(), "server", granted.Server, "attempts", was.tries)
 	}
 	if endpoint != "" && !old.SameConfig(granted) { // it may have ended meanwhile
 		if _, err := m.changed(ctx, endpoint, lan.LeaseChange{Old: &old, New: granted}); err != nil {
-			m.log.Error("change of a lease not applied in its container", "endpoint", lan.Short(endpoint), "err", err)
+			m.log.ErrorContext(ctx, "change of a lease not applied in its container", "endpoint", lan.Short(endpoint), "err", err)
 		}
 		m.mu.Lock()
-		m.tell(l, EventChanged, changeText(&old, granted))
+		m.tell(ctx, l, EventChanged, changeText(&old, granted))
 		m.mu.Unlock()
-		m.log.Info("DHCP lease changed", "endpoint", lan.Short(endpoint), "change", changeText(&old, granted))
+		m.log.InfoContext(ctx, "DHCP lease changed", "endpoint", lan.Short(endpoint), "change", changeText(&old, granted))
 	}
 	m.write("lease", store.PutLease(&rec))
 	return times
@@ -381,7 +388,7 @@ func (m *Manager) lose(ctx context.Context, l *lease, why string) error {
 	m.mu.Lock()
 	old, endpoint := l.rec.Lease, l.endpoint
 	m.mu.Unlock()
-	m.log.Warn("DHCP lease lost: the container's address is taken away", "address", old.Addr.Addr(), "endpoint", lan.Short(endpoint), "why", why, "wire", link.WireText(l.space.key))
+	m.log.WarnContext(ctx, "DHCP lease lost: the container's address is taken away", "address", old.Addr.Addr(), "endpoint", lan.Short(endpoint), "why", why, "wire", link.WireText(l.space.key))
 	wasDefault, err := m.changed(ctx, endpoint, lan.LeaseChange{Old: &old})
 	m.mu.Lock()
 	if l.endpoint == "" || l.endpoint != endpoint {
@@ -394,10 +401,10 @@ func (m *Manager) lose(ctx context.Context, l *lease, why string) error {
 	l.rec.Default = wasDefault
 	l.trouble = nil // that there is no other address is to be said at once
 	rec := l.rec
-	m.tell(l, EventLost, why)
+	m.tell(ctx, l, EventLost, why)
 	m.mu.Unlock()
 	if err != nil {
-		m.log.Error("address not taken away", "endpoint", lan.Short(endpoint), "err", err)
+		m.log.ErrorContext(ctx, "address not taken away", "endpoint", lan.Short(endpoint), "err", err)
 	}
 	m.write("lease", store.PutLease(&rec))
 	return nil
@@ -439,13 +446,13 @@ func (m *Manager) move(ctx context.Context, l *lease, granted *lan.Lease) dhcp.T
 	l.space.use(granted.Addr.Addr(), u)
 	l.told = toldOf(&e, l.rec.V6)
 	rec, t := l.rec, m.due(l)
-	m.tell(l, EventChanged, changeText(&old, granted))
+	m.tell(ctx, l, EventChanged, changeText(&old, granted))
 	m.mu.Unlock()
 	if err != nil {
-		m.log.Error("new address not set in its container", "address", granted.Addr, "endpoint", lan.Short(endpoint), "err", err)
+		m.log.ErrorContext(ctx, "new address not set in its container", "address", granted.Addr, "endpoint", lan.Short(endpoint), "err", err)
 	}
 	m.write("lease", store.PutLease(&rec))
-	m.log.Info("container has a new address from DHCP", "old", old.Addr, "new", granted.Addr, "server", granted.Server, "endpoint", lan.Short(endpoint))
+	m.log.InfoContext(ctx, "container has a new address from DHCP", "old", old.Addr, "new", granted.Addr, "server", granted.Server, "endpoint", lan.Short(endpoint))
 	return t
 }
 
@@ -516,7 +523,7 @@ func (m *Manager) past(l *lease) {
 // letOff gives an idle lease back, when there is time. The caller holds mu.
 func (m *Manager) letOff(l *lease) {
 	m.past(l)
-	m.tell(l, EventReleased, "")
+	m.tell(context.Background(), l, EventReleased, "")
 	rec, w := l.rec, l.space.wire
 	m.later(func(ctx context.Context) { m.dismiss(ctx, w, &rec) })
 }
@@ -545,7 +552,7 @@ func (m *Manager) sweepLeases() {
 		case l.rec.State != store.LeaseIdle:
 		case m.clock.left(&l.rec) <= 0:
 			m.past(l)
-			m.tell(l, EventExpired, "")
+			m.tell(context.Background(), l, EventExpired, "")
 			put()
 		case n == nil || n.DHCP.When() == lan.ReleaseRemove && age > n.GraceTime():
 			m.letOff(l)
@@ -571,7 +578,7 @@ func (m *Manager) ReleaseLeases(n *lan.Network, key string) {
 	for _, l := range m.leases {
 		if l.space == sp && l.rec.State == store.LeaseIdle && l.work == nil && l.rec.Network == n.ID {
 			m.past(l)
-			m.tell(l, EventReleased, "")
+			m.tell(context.Background(), l, EventReleased, "")
 			recs = append(recs, l.rec)
 		}
 	}
@@ -617,7 +624,7 @@ func (m *Manager) rivalled(l *lease) {
 			return // it has let go
 		}
 		why := "used by " + mac.String() + " on the wire"
-		m.log.Warn("address conflict: a leased address is given up, and another asked for", "address", addr, "mac", mac.String(), "network", lan.Short(n.ID), "wire", link.WireText(l.space.key))
+		m.log.WarnContext(ctx, "address conflict: a leased address is given up, and another asked for", "address", addr, "mac", mac.String(), "network", lan.Short(n.ID), "wire", link.WireText(l.space.key))
 		if m.lose(ctx, l, why) != nil {
 			return
 		}

@@ -217,7 +217,7 @@ func (m *Manager) lease(ctx context.Context, p *place, w leaseWant) (*lease, err
 	if granted == nil {
 		what = EventReused
 	}
-	m.tell(l, what, text)
+	m.tell(ctx, l, what, text)
 	return l, nil
 }
 
@@ -375,7 +375,9 @@ func (m *Manager) obtain(ctx context.Context, p *place, n *lan.Network, wire *wi
 	left := m.clock.left(&rec)
 	if rec.State != store.LeasePast && rec.State != "" && had.IsValid() && a.Addr == had && left > 0 && !rec.Fallback && (a.Subnet == netip.Prefix{} || a.Subnet.Contains(had)) {
 		brief, cancel := context.WithTimeout(ctx, confirmFor)
+		start := time.Now()
 		granted, err := wire.reboot(brief, a, &rec)
+		m.exchanged(askConfirm, rec.V6, start, err)
 		cancel()
 		var nak *dhcp.NakError
 		var silence *dhcp.SilenceError
@@ -391,7 +393,7 @@ func (m *Manager) obtain(ctx context.Context, p *place, n *lan.Network, wire *wi
 		case errors.As(err, &nak):
 			a.Addr = wish
 		case errors.As(err, &silence) && !n.DHCP.NoLastLease && m.clock.left(&rec) > time.Second:
-			m.log.Warn("no DHCP server confirms a lease that has not ended: it is used until it ends", "address", had, "left", left.Round(time.Second), "wire", link.WireText(l.space.key), "err", err)
+			m.log.WarnContext(ctx, "no DHCP server confirms a lease that has not ended: it is used until it ends", "address", had, "left", left.Round(time.Second), "wire", link.WireText(l.space.key), "err", err)
 			return nil, nil
 		case !errors.As(err, &silence):
 			return nil, err
@@ -401,7 +403,7 @@ func (m *Manager) obtain(ctx context.Context, p *place, n *lan.Network, wire *wi
 	var silence *dhcp.SilenceError
 	if errors.As(err, &silence) && n.DHCP.Fallback.IsValid() && !l.rec.V6 && !wish.IsValid() {
 		if fall := m.fallback(p, n, l); fall != nil {
-			m.log.Warn("no DHCP server answers: the address is one of dhcp_fallback", "address", fall.Addr, "wire", link.WireText(l.space.key), "err", err)
+			m.log.WarnContext(ctx, "no DHCP server answers: the address is one of dhcp_fallback", "address", fall.Addr, "wire", link.WireText(l.space.key), "err", err)
 			return fall, nil
 		}
 	}
@@ -412,7 +414,9 @@ func (m *Manager) obtain(ctx context.Context, p *place, n *lan.Network, wire *wi
 func (m *Manager) discover(ctx context.Context, n *lan.Network, wire *wire, l *lease, a dhcp.Ask) (*lan.Lease, error) {
 	var used []string
 	for range declines {
+		start := time.Now()
 		granted, err := wire.acquire(ctx, l.rec.V6, a)
+		m.exchanged(askAcquire, l.rec.V6, start, err)
 		if err != nil {
 			if len(used) > 0 {
 				err = fmt.Errorf("%w; before, the server gave %s", err, strings.Join(used, ", "))
@@ -420,7 +424,7 @@ func (m *Manager) discover(ctx context.Context, n *lan.Network, wire *wire, l *l
 			return nil, err
 		}
 		for _, note := range granted.Notes {
-			m.log.Info("DHCP server said what was not taken", "server", granted.Server, "note", note, "wire", link.WireText(l.space.key))
+			m.log.InfoContext(ctx, "DHCP server said what was not taken", "server", granted.Server, "note", note, "wire", link.WireText(l.space.key))
 		}
 		who := m.clear(ctx, n, wire, l, granted, false)
 		if who == "" {
@@ -459,7 +463,7 @@ func (m *Manager) clear(ctx context.Context, n *lan.Network, wire *wire, l *leas
 	}
 	mac, err := wire.acd.Probe(ctx, addr, brief())
 	if err != nil {
-		m.log.Warn("address not probed", "address", addr, "wire", link.WireText(l.space.key), "err", err)
+		m.log.WarnContext(ctx, "address not probed", "address", addr, "wire", link.WireText(l.space.key), "err", err)
 	}
 	if mac == nil {
 		return ""

@@ -248,7 +248,7 @@ func (m *Manager) drop(p *place) {
 // asked for a moment ago, and new ones for subnets that are options. It returns what is
 // to be written with the network's record; undo takes it back when that fails. A
 // network that has its pools already keeps them, unless Docker asked for new ones.
-func (m *Manager) Bind(n *lan.Network, key string) (ops []store.Op, undo func(), err error) {
+func (m *Manager) Bind(ctx context.Context, n *lan.Network, key string) (ops []store.Op, undo func(), err error) {
 	hosts := m.hosts(true)
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -309,7 +309,7 @@ func (m *Manager) Bind(n *lan.Network, key string) (ops []store.Op, undo func(),
 			m.settle(mv.p, key)
 		}
 		moves = append(moves, mv)
-		if err := m.checkFixed(mv.p, s, hosts); err != nil {
+		if err := m.checkFixed(ctx, mv.p, s, hosts); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -403,7 +403,7 @@ func sameFixed(rec *store.Pool, s lan.Subnet) bool {
 }
 
 // checkFixed refuses auxiliary addresses that a container has. The caller holds mu.
-func (m *Manager) checkFixed(p *place, s lan.Subnet, hosts map[netip.Addr]string) error {
+func (m *Manager) checkFixed(ctx context.Context, p *place, s lan.Subnet, hosts map[netip.Addr]string) error {
 	for _, addr := range s.Aux {
 		// Asked for while a network had this pool, it looked like a container's.
 		if _, ok := p.space.handed[addr]; ok && p.rec.Parent != "" && !slices.Contains(p.rec.Aux, addr) {
@@ -417,11 +417,11 @@ func (m *Manager) checkFixed(p *place, s lan.Subnet, hosts map[netip.Addr]string
 		}
 	}
 	if on, ok := hosts[s.Gateway]; ok {
-		m.log.Warn("gateway is this host's own address: containers do not reach the host through their parent", "gateway", s.Gateway, "link", on)
+		m.log.WarnContext(ctx, "gateway is this host's own address: containers do not reach the host through their parent", "gateway", s.Gateway, "link", on)
 	}
 	if s.Gateway.IsValid() && !s.Pool.IsSingleIP() {
 		if u := p.space.users[s.Gateway]; u != nil {
-			m.log.Info("gateway is a container", "gateway", s.Gateway, "endpoint", u.endpoint)
+			m.log.InfoContext(ctx, "gateway is a container", "gateway", s.Gateway, "endpoint", u.endpoint)
 		}
 	}
 	return nil

@@ -451,7 +451,7 @@ func (m *Manager) follow(ctx context.Context, sp *space) {
 			}
 		})
 		if err != nil && ctx.Err() == nil {
-			m.log.Debug("claims are followed again", "segment", sp.segment, "err", err)
+			m.log.DebugContext(ctx, "claims are followed again", "segment", sp.segment, "err", err)
 		}
 		pause(ctx, followAgain)
 	}
@@ -528,7 +528,7 @@ func (m *Manager) reclaim(ctx context.Context, sp *space, addrs []netip.Addr) {
 		rec, err := m.db.Address(sp.key, addr)
 		switch {
 		case err != nil:
-			m.log.Error("address is not claimed", "address", addr, "err", err)
+			m.log.ErrorContext(ctx, "address is not claimed", "address", addr, "err", err)
 			continue
 		case was.State == cluster.Taken || sp.leases[addr] != nil || sp.asking[addr]:
 			continue

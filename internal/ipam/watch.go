@@ -362,7 +362,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	if m.cluster != nil {
 		wg.Go(func() { m.payDebts(ctx) })
 	}
-	swept, looked := time.Now(), time.Time{}
+	swept, looked, seen := time.Now(), time.Time{}, &trends{}
 	for {
 		for _, do := range m.work(ctx) {
 			wg.Go(func() { do(ctx) })
@@ -375,13 +375,14 @@ func (m *Manager) Run(ctx context.Context) error {
 			looked = time.Now()
 			m.sweepLeases()
 		}
+		m.watchTrends(ctx, seen)
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
 		case <-m.bell:
 		}
-		tick.Reset(m.pace())
+		tick.Reset(min(m.pace(), trendEvery))
 	}
 }
 
@@ -586,12 +587,13 @@ func (m *Manager) probeStock(ctx context.Context, p *place, w *wire, r *ready) {
 		p.unstock(i)
 		m.meet(p.space, r.addr, mac.String(), conflictRetry)
 		p.space.conflictsSeen++
-		m.log.Warn("address is in use by another on the wire, and not handed out", "address", r.addr, "mac", mac.String(), "wire", link.WireText(p.space.key))
+		m.tellAddress(ctx, p.space, EventInUse, r.addr, "by "+mac.String())
+		m.log.WarnContext(ctx, "address is in use by another on the wire, and not handed out", "address", r.addr, "mac", mac.String(), "wire", link.WireText(p.space.key))
 		m.ring()
 	case err != nil:
 		p.unstock(i)
 		if ctx.Err() == nil {
-			m.log.Warn("address not probed", "address", r.addr, "wire", link.WireText(p.space.key), "err", err)
+			m.log.WarnContext(ctx, "address not probed", "address", r.addr, "wire", link.WireText(p.space.key), "err", err)
 		}
 	default:
 		r.at = time.Now()
@@ -645,7 +647,8 @@ func (m *Manager) askAgain(ctx context.Context, sp *space, w *wire, addr netip.A
 		c.retry = time.Now().Add(conflictRetry)
 	case mac == nil:
 		delete(sp.conflicts, addr)
-		m.log.Info("address is free again: nobody answers for it", "address", addr, "mac", c.mac, "wire", link.WireText(sp.key))
+		m.tellAddress(ctx, sp, EventFree, addr, "")
+		m.log.InfoContext(ctx, "address is free again: nobody answers for it", "address", addr, "mac", c.mac, "wire", link.WireText(sp.key))
 	default:
 		c.tries++
 		c.mac, c.last = mac.String(), time.Now()
@@ -700,6 +703,7 @@ func (m *Manager) sighted(sp *space, s acd.Sighting) {
 		sp.conflictsSeen++
 		m.log.Warn("address conflict: another device uses a container's address", "address", s.Addr, "mac", mac, "container_mac", u.mac,
 			"wire", link.WireText(sp.key), "network", lan.Short(u.network), "endpoint", lan.Short(u.endpoint))
+		m.tellAddress(context.Background(), sp, EventConflict, s.Addr, "used by "+mac+" as well")
 		u.rival = &conflict{mac: mac, first: now}
 	}
 	u.rival.last = now
@@ -724,6 +728,7 @@ func (m *Manager) sightedFree(sp *space, s acd.Sighting, mac string) {
 	if m.unstock(sp, s.Addr) != nil {
 		m.meet(sp, s.Addr, mac, retry)
 		sp.conflictsSeen++
+		m.tellAddress(context.Background(), sp, EventInUse, s.Addr, "by "+mac)
 		m.ring()
 		return
 	}

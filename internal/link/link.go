@@ -43,7 +43,7 @@ const alias = "lanyard"
 // at the same time; each blocks for as long as the kernel's RTNL lock is held
 // by others.
 type Links struct {
-	h  *netlink.Handle
+	h  handle
 	ns *netns.NS // nil: the process's own
 	// sysClass is where the kernel shows devices by name; a name that has a
 	// folder "wireless" or "phy80211" there is Wi-Fi.
@@ -56,7 +56,7 @@ func New() (*Links, error) {
 	if err != nil {
 		return nil, fmt.Errorf("netlink socket: %w", err)
 	}
-	return &Links{h: h, sysClass: "/sys/class/net"}, nil
+	return &Links{h: newHandle(h), sysClass: "/sys/class/net"}, nil
 }
 
 // NewAt opens the links of another namespace, which must stay open meanwhile.
@@ -65,7 +65,7 @@ func NewAt(ns *netns.NS) (*Links, error) {
 	if err != nil {
 		return nil, fmt.Errorf("netlink socket in another namespace: %w", err)
 	}
-	return &Links{h: h, ns: ns, sysClass: "/sys/class/net"}, nil
+	return &Links{h: newHandle(h), ns: ns, sysClass: "/sys/class/net"}, nil
 }
 
 // NS is the namespace of the links; nil: the process's own.

@@ -67,6 +67,19 @@ type SubInterface struct {
 // behind its last dot, the VLAN of that number on the link before the dot. A VLAN
 // device is found by its parent and tag, whatever it is called.
 func (l *Links) Look(spec lan.ParentSpec, kind lan.Kind) (*Plan, error) {
+	p, err := l.Find(spec)
+	if err != nil {
+		return nil, err
+	}
+	if err := l.checkBase(p, kind); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// Find is Look for whoever wants to know what a name means, whether that can carry
+// children or not.
+func (l *Links) Find(spec lan.ParentSpec) (*Plan, error) {
 	have, ids, err := l.resolve(spec.Name, lan.MaxTags-len(spec.VLAN))
 	if err != nil {
 		return nil, err
@@ -97,9 +110,6 @@ func (l *Links) Look(spec lan.ParentSpec, kind lan.Kind) (*Plan, error) {
 		}
 		p.Make = append(p.Make, subInterface(all, asked, tag))
 	}
-	if err := l.checkBase(p, kind); err != nil {
-		return nil, err
-	}
 	p.MTU = p.have.Attrs().MTU
 	p.Key, p.Tags = l.identity(p.have)
 	for _, m := range p.Make {
@@ -108,6 +118,10 @@ func (l *Links) Look(spec lan.ParentSpec, kind lan.Kind) (*Plan, error) {
 	}
 	return p, nil
 }
+
+// On is the index of the link that is there: the parent, or what the first of Make
+// is to be made on.
+func (p *Plan) On() int { return p.have.Attrs().Index }
 
 // checkTags refuses tags that cannot go on top of have, which carries those under
 // it already, and an outer protocol that have does not have.
@@ -612,6 +626,55 @@ func (l *Links) Chain(index int) []int {
 		index = link.Attrs().ParentIndex
 	}
 	return chain
+}
+
+// Layer is a link that others stand on.
+type Layer struct {
+	Name  string
+	Index int
+	Kind  string // "vlan", "bridge", "bond", "device", as netlink has it
+	MAC   net.HardwareAddr
+	MTU   int // bytes
+	// Up and Carrier are as in Parent.
+	Up, Carrier bool
+	// Master is the bridge, bond or the like that the link is a member of, and MasterKind what that
+	// is; "" for none.
+	Master, MasterKind string
+	// Received is how many frames the link has taken since it was made.
+	Received uint64
+}
+
+// Layers are a link and what it stands on: down through VLANs, macvlan and ipvlan to
+// the base, which comes last. ErrParentGone comes where there is no such link.
+func (l *Links) Layers(index int) (layers []Layer, err error) {
+	for {
+		link, err := l.h.LinkByIndex(index)
+		if isNotFound(err) && len(layers) == 0 {
+			return nil, ErrParentGone
+		}
+		if err != nil {
+			return layers, fmt.Errorf("link with index %d: %w", index, err)
+		}
+		a := link.Attrs()
+		p, err := l.parent(link)
+		if err != nil {
+			return layers, err
+		}
+		layer := Layer{Name: a.Name, Index: a.Index, Kind: link.Type(), MAC: a.HardwareAddr, MTU: a.MTU, Up: p.Up, Carrier: p.Carrier}
+		if a.Statistics != nil {
+			layer.Received = a.Statistics.RxPackets
+		}
+		if a.MasterIndex != 0 {
+			if master, err := l.h.LinkByIndex(a.MasterIndex); err == nil {
+				layer.Master, layer.MasterKind = master.Attrs().Name, master.Type()
+			}
+		}
+		layers = append(layers, layer)
+		if t := link.Type(); t != "vlan" && t != "macvlan" && t != "ipvlan" || !lowerIsHere(link) || len(layers) > 8 {
+			return layers, nil
+		}
+		index = a.ParentIndex
+	}
 }
 
 // OurParents lists the VLANs and dummies that we made, those on top first.

@@ -185,6 +185,44 @@ func (c *Container) Find(e *lan.Endpoint) (*Inside, error) {
 	return nil, nil
 }
 
+// Traffic is what a link has carried since it was made, as its container sees it.
+type Traffic struct {
+	RxBytes   uint64 `json:"rx_bytes"`
+	RxPackets uint64 `json:"rx_packets"`
+	TxBytes   uint64 `json:"tx_bytes"`
+	TxPackets uint64 `json:"tx_packets"`
+}
+
+// Traffic reads the counters of an endpoint's link in its container; found is false while
+// there is no such link. Where the link's name is known it asks for that one alone.
+func (c *Container) Traffic(e *lan.Endpoint) (t Traffic, found bool, err error) {
+	var link netlink.Link
+	if e.Link != "" {
+		link, err = c.links.h.LinkByName(e.Link)
+	}
+	if k := kindOf(link); err != nil || k != lan.Macvlan && k != lan.Ipvlan {
+		in, err := c.Find(e)
+		if err != nil || in == nil {
+			return t, false, err
+		}
+		if link, err = c.links.h.LinkByIndex(in.Index); err != nil {
+			return t, false, err
+		}
+	}
+	if s := link.Attrs().Statistics; s != nil {
+		t = Traffic{s.RxBytes, s.RxPackets, s.TxBytes, s.TxPackets}
+	}
+	return t, true, nil
+}
+
+// kindOf is the kind of a link, "" of none.
+func kindOf(link netlink.Link) lan.Kind {
+	if link == nil {
+		return ""
+	}
+	return lan.Kind(link.Type())
+}
+
 // HasLink reports whether an endpoint's link is in its container in any state: up or down,
 // with its addresses or without.
 func HasLink(e *lan.Endpoint) (bool, error) {

@@ -239,6 +239,19 @@ func (p *Socket) Leave(mac net.HardwareAddr) error {
 	return p.membership(unix.PACKET_DROP_MEMBERSHIP, mac)
 }
 
+// Promiscuous has the link take all frames that come, until Close. It waits for the kernel's
+// RTNL lock.
+func (p *Socket) Promiscuous() error {
+	sa, err := p.name()
+	if err != nil {
+		return err
+	}
+	m := unix.PacketMreq{Ifindex: int32(sa.Ifindex), Type: unix.PACKET_MR_PROMISC}
+	return p.control(func(fd int) error {
+		return os.NewSyscallError("promiscuous mode", unix.SetsockoptPacketMreq(fd, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &m))
+	})
+}
+
 func (p *Socket) membership(what int, mac net.HardwareAddr) error {
 	sa, err := p.name()
 	if err != nil {

@@ -3,6 +3,7 @@
 package serve
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -105,12 +106,15 @@ func removeStale(path string) error {
 	return err
 }
 
-// HTTP serves one handler on one socket. All fields are required.
+// HTTP serves one handler on one socket. All fields but Idle are required.
 type HTTP struct {
 	Name     string
 	Listener net.Listener
 	Handler  http.Handler
 	Log      *slog.Logger
+	// Idle is how long a connection may be idle; 0: for ever, as Docker wants it. Docker keeps its connection,
+	// and a request that it sends while we close the idle end is lost and comes again without a body.
+	Idle time.Duration
 }
 
 // String is the name, for logs.
@@ -126,11 +130,9 @@ func (h *HTTP) Run(ctx context.Context) error {
 		Handler:           h.Handler,
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       30 * time.Second,
-		// Never: Docker keeps its connection, and a request that it sends
-		// while we close the idle end is lost and comes again without a body.
-		IdleTimeout:    -1,
-		MaxHeaderBytes: 64 << 10,
-		ErrorLog:       slog.NewLogLogger(h.Log.Handler(), slog.LevelWarn),
+		IdleTimeout:       cmp.Or(h.Idle, -1),
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(h.Log.Handler(), slog.LevelWarn),
 	}
 	stopped := make(chan error, 1)
 	stop := context.AfterFunc(ctx, func() {

@@ -21,6 +21,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 
@@ -57,6 +58,7 @@ type DB struct {
 	FailPoint func(point string)
 
 	bolt   *bbolt.DB
+	writes *prometheus.HistogramVec
 	salt   []byte
 	damage *Damage
 
@@ -304,7 +306,11 @@ func Open(dir string) (*DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("state file %s: %w", path, err)
 	}
-	db := &DB{bolt: bolt, damage: damage}
+	db := &DB{bolt: bolt, damage: damage, writes: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name:    "lanyard_state_write_duration_seconds",
+		Help:    "How long transactions of the state file took until they were on disk, by result: ok or failed. Changes that come at the same time share one.",
+		Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1, 5},
+	}, []string{"result"})}
 	db.idle.L = &db.mu
 	if err := db.init(); err != nil {
 		return nil, errors.Join(fmt.Errorf("state file %s: %w", path, err), bolt.Close())
@@ -340,6 +346,9 @@ func (db *DB) init() error {
 
 // Damage is what Open found of a file that it set aside; nil: it did not.
 func (db *DB) Damage() *Damage { return db.damage }
+
+// Metrics are the figures of what was written since Open.
+func (db *DB) Metrics() prometheus.Collector { return db.writes }
 
 // Salt is 16 random bytes that this file got when it was made. Read only.
 func (db *DB) Salt() []byte { return db.salt }
@@ -541,6 +550,7 @@ func (db *DB) drain() {
 }
 
 func (db *DB) commit(batch []*write) error {
+	start := time.Now()
 	err := db.bolt.Update(func(tx *bbolt.Tx) error {
 		for _, w := range batch {
 			for _, op := range w.ops {
@@ -552,6 +562,11 @@ func (db *DB) commit(batch []*write) error {
 		db.reach("applied")
 		return nil
 	})
+	result := "ok"
+	if err != nil {
+		result = "failed"
+	}
+	db.writes.WithLabelValues(result).Observe(time.Since(start).Seconds())
 	if err != nil {
 		return fmt.Errorf("write state: %w", err)
 	}
