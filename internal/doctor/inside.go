@@ -79,14 +79,14 @@ func (s *sight) checkPools(ours map[string]*network) (list []Finding) {
 		if i < 0 || !p.First.IsValid() {
 			continue
 		}
-		left := p.Free + p.Resting
-		f := found("pool", ours[p.Networks[i]].String(), OK, "%d of %s's %d addresses are left", left, p.Subnet, p.Size)
-		f = f.with("%d used, %d reserved, %d resting, %d in use by others", p.Used, p.Reserved, p.Resting, p.Conflicting)
+		left := p.Free
+		f := found("pool", ours[p.Networks[i]].String(), OK, "%d of %s's %d addresses are free", left, p.Subnet, p.Size)
+		f = f.with("%d used, %d reserved, %d kept for containers that may come back, %d in use by others", p.Used, p.Reserved, p.Resting, p.Conflicting)
 		switch {
 		case left == 0:
-			f.Verdict, f.What = Failure, fmt.Sprintf("no address of %s is left", p.Subnet)
+			f.Verdict, f.What = Failure, fmt.Sprintf("no address of %s is free", p.Subnet)
 		case left < nearlyFull && left < p.Size/10:
-			f.Verdict, f.What = Warning, fmt.Sprintf("only %d of %s's %d addresses are left", left, p.Subnet, p.Size)
+			f.Verdict, f.What = Warning, fmt.Sprintf("only %d of %s's %d addresses are free", left, p.Subnet, p.Size)
 		}
 		if f.Verdict > OK {
 			f = f.try("lanyard pool inspect %s", ours[p.Networks[i]].name).try("a larger --ip-range or subnet: the network has to be created anew for it")
