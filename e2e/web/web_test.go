@@ -112,7 +112,7 @@ func newUser(t *testing.T, d *daemon) *user {
 
 func (u *user) try(do func(ctx context.Context) error) {
 	u.t.Helper()
-	ctx, cancel := context.WithTimeout(u.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(u.t.Context(), time.Minute)
 	defer cancel()
 	if err := do(ctx); err != nil {
 		u.t.Fatal(err)
@@ -245,7 +245,11 @@ func TestPage(t *testing.T) {
 	s.mu.Lock()
 	s.endpoints = s.endpoints[:len(s.endpoints)-1]
 	s.mu.Unlock()
-	u.sees("!192.168.11.9")
+	u.sees("!192.168.11.9", "!silent")
+	s.mu.Lock()
+	s.other.Silent = true
+	s.mu.Unlock()
+	u.sees("silent: this is what it showed last")
 
 	// Search, by all that one may know.
 	for _, x := range [][2]string{{"homeass", "homeassistant"}, {"02:42:C0:A8:00:0a", "ntp"}, {"fd00:1::5", "mail"}, {"10.30.0.20", "frigate"}, {"cameras", "frigate"}} {
@@ -335,14 +339,14 @@ func TestManyContainers(t *testing.T) {
 	u.until(`/↓ \d/.test(document.querySelector(".endpoint .rate").textContent)`)
 	var m struct {
 		Most                 int
-		Median, P99, Longest float64
+		Median, P90, Longest float64
 		Search, Draw         float64
 	}
 	u.value(`(async () => {
 		const tree = document.getElementById("tree"), frames = [];
 		let most = 0, last = await new Promise(requestAnimationFrame);
-		for (let i = 1; i <= 120; i++) {
-			tree.scrollTop = i * (tree.scrollHeight - tree.clientHeight) / 120;
+		for (let i = 1; i <= 60; i++) {
+			tree.scrollTop = i * (tree.scrollHeight - tree.clientHeight) / 60;
 			const now = await new Promise(requestAnimationFrame);
 			frames.push(now - last);
 			last = now;
@@ -357,9 +361,9 @@ func TestManyContainers(t *testing.T) {
 		input.value = "worker-4999";
 		input.dispatchEvent(new Event("input"));
 		const search = performance.now() - before;
-		return {Most: most, Median: frames[60], P99: frames[118], Longest: frames[119], Search: search, Draw: draw};
+		return {Most: most, Median: frames[30], P90: frames[54], Longest: frames[59], Search: search, Draw: draw};
 	})()`, &m)
-	t.Logf("frames while scrolling: median %.1f ms, 99 of 100 below %.1f ms, longest %.1f ms; of which the page takes %.1f ms; a search takes %.1f ms; %d elements at most", m.Median, m.P99, m.Longest, m.Draw, m.Search, m.Most)
+	t.Logf("frames while scrolling: median %.1f ms, 9 of 10 below %.1f ms, longest %.1f ms; of which the page takes %.1f ms; a search takes %.1f ms; %d elements at most", m.Median, m.P90, m.Longest, m.Draw, m.Search, m.Most)
 	if m.Most > 1500 {
 		t.Errorf("the picture had %d elements", m.Most)
 	}

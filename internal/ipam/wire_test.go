@@ -161,6 +161,14 @@ func TestSquatterLeaves(t *testing.T) {
 	if got := b.mustAsk(pool, "", ""); got != "10.0.0.1" {
 		t.Errorf("got %s", got)
 	}
+	if got := b.told(EventInUse, EventFree); len(got) != 2 || got[0].Address != netip.MustParseAddr("10.0.0.1") || got[1].What != EventFree {
+		t.Errorf("events %+v", got)
+	}
+}
+
+// told are the events of these kinds, in order.
+func (b *bench) told(kinds ...string) []Event {
+	return slices.DeleteFunc(b.Events(ctx, 0, false), func(e Event) bool { return !slices.Contains(kinds, e.What) })
 }
 
 // With a stock nobody waits; without one the wait is short, and the first container
@@ -252,6 +260,9 @@ func TestConflictLater(t *testing.T) {
 	list, err := b.Addresses()
 	if err != nil || len(list) == 0 || !strings.Contains(list[0].Note, theirs) || list[0].State != StateUsed {
 		t.Errorf("addresses: %+v, %v", list, err)
+	}
+	if got := b.told(EventConflict); len(got) != 1 || got[0].Endpoint != "ep1" || got[0].Network != "n1" || got[0].Address.String() != addr || !strings.Contains(got[0].Text, theirs) {
+		t.Errorf("events of the conflict: %+v", got)
 	}
 	for range 5 {
 		thief.IP("neigh flush all")

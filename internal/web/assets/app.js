@@ -112,7 +112,7 @@ function takeTraffic(t) {
     for (const id of pastOf.keys()) if (!now.has(id)) pastOf.delete(id);
   }
   if (!before || before.taken !== t.taken) before = {taken: t.taken, items: now};
-  picture.draw();
+  picture.refresh();
   details.traffic();
   summary();
 }

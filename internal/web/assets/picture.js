@@ -9,6 +9,7 @@ export class Picture {
     Object.assign(this, {scroller, rates, chosen});
     this.closed = new Set();
     this.drawn = new Map();
+    this.news = 0; // counts what makes all rows old
     this.active = "";
     this.plan = {nodes: [], shapes: [], height: 0};
     this.lan = h("div", {class: "lan", "aria-hidden": "true"}, h("span", {}, "LAN"));
@@ -25,6 +26,12 @@ export class Picture {
     this.map = map;
     this.match = match;
     this.arrange();
+  }
+
+  // refresh shows rates that have changed.
+  refresh() {
+    this.news++;
+    this.draw();
   }
 
   arrange() {
@@ -76,7 +83,11 @@ export class Picture {
       }
       place(e, item);
       if (index === undefined) continue;
-      fillers[item.kind](e, item, this);
+      if (e.item !== item || e.news !== this.news) {
+        fillers[item.kind](e, item, this);
+        e.item = item;
+        e.news = this.news;
+      }
       set(e, "aria-selected", item.key === this.active);
       e.classList.toggle("active", item.key === this.active);
       e.id = "node" + index;
