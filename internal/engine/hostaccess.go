@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"slices"
 
@@ -193,6 +194,9 @@ func (e *Engine) tellHost(ep *endpoint, rec *lan.Endpoint, shim *link.Shim, path
 	})
 	if err != nil && e.stale(ep, neverJoined) {
 		return nil
+	}
+	if !found && errors.Is(err, fs.ErrNotExist) {
+		return nil // engines before 28 make the namespace after Join; openHost comes when the link is in it
 	}
 	if err == nil && found {
 		e.mu.Lock()

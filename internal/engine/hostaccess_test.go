@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -228,6 +229,22 @@ func TestHostAccessLeavesOthersRoutes(t *testing.T) {
 	b.sweep()
 	if problem := b.Networks()[0].Problem; problem != "" || !pings(b.host, "192.168.0.5") {
 		t.Errorf("after it has gone: %q", problem)
+	}
+}
+
+// A look between Join and the making of the container's namespace, which engines before 28 do after it, finds no fault.
+func TestHostAccessBeforeTheNamespace(t *testing.T) {
+	b, _ := accessBench(t)
+	if err := b.CreateNetwork(ctx, accessRequest("net1", "parent=eth1")); err != nil {
+		t.Fatal(err)
+	}
+	b.add("net1", "ep1", "192.168.0.5/24")
+	if _, err := b.Join(ctx, "net1", "ep1", filepath.Join(t.TempDir(), "netns")); err != nil {
+		t.Fatal(err)
+	}
+	b.sweep()
+	if problem := b.Networks()[0].Problem; problem != "" {
+		t.Error(problem)
 	}
 }
 
