@@ -418,6 +418,12 @@ func TestPictures(t *testing.T) {
 	}
 	if dir := os.Getenv("LANYARD_PICTURES"); dir != "" {
 		write(dir, "map.svg", func(f *os.File) error { return drawn().SVG(f) })
+		write(dir, "terminal.svg", func(f *os.File) error {
+			var printed strings.Builder
+			err := drawn().Text(&printed, topology.TextStyle{Color: true, UTF8: true})
+			_, printErr := f.WriteString(terminal("lanyard map", printed.String()))
+			return errors.Join(err, printErr)
+		})
 	}
 	s.add(s.networks[1].ID, `<script>"];&lt;\n`, "192.168.11.99/16")
 	m := drawn()
