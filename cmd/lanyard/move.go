@@ -286,6 +286,7 @@ func (p *planner) members(ctx context.Context, m *move, kind lan.Kind) ([]member
 		return nil, err
 	}
 	takesMAC := atLeast(version.APIVersion, 1, 44)
+	run, routed := 0, 0 // how many run, and have a gateway
 	members := []member{}
 	for _, one := range list {
 		c, err := p.api.container(ctx, one.ID)
@@ -316,10 +317,30 @@ func (p *planner) members(ctx context.Context, m *move, kind lan.Kind) ([]member
 		} else if kind == lan.Macvlan && on.MacAddress != "" && c.Config.MacAddress == "" {
 			m.Notes = append(m.Notes, fmt.Sprintf("container %s gets another MAC address than %s: this engine takes none for a network that is connected (from 25 on)", name, on.MacAddress))
 		}
+		if c.State.Running {
+			run++
+			if on.Gateway != "" {
+				routed++
+			}
+		}
 		members = append(members, member{c.ID, name, c.State.Running, c.Config.Labels["com.docker.compose.project"], e})
+	}
+	if !p.back && run > 0 && routed == 0 {
+		m.noGateway()
 	}
 	slices.SortFunc(members, func(a, b member) int { return strings.Compare(a.Name, b.Name) })
 	return members, nil
+}
+
+// noGateway is for networks whose containers have no default route: newer engines name no gateway where the user
+// names none, and a container may have the first address.
+func (m *move) noGateway() {
+	n, err := lan.ParseOptions(m.To.Options, m.To.Internal)
+	if err != nil || n.L3() || m.To.Internal || n.Isolated() || slices.ContainsFunc(m.To.IPAM.Config, func(c plan.Config) bool { return c.Gateway != "" }) {
+		return
+	}
+	m.To.Options["gateway"] = string(lan.GatewayNone)
+	m.Notes = append(m.Notes, "its containers have no gateway, and get none")
 }
 
 // endpointOf is how a container is to be connected so that all stays as it is.
@@ -410,6 +431,7 @@ type dockerContainer struct {
 type connection struct {
 	endpoint
 	NetworkID         string
+	Gateway           string
 	IPAddress         string
 	GlobalIPv6Address string
 }
