@@ -118,7 +118,7 @@ func TestHowNetworksMove(t *testing.T) {
 			notes: []string{`Compose project shop made the network, and finds it again by its name and labels; in its file change "driver: macvlan" to "driver: lanyard", before docker compose down and up`}},
 		{name: "a container that runs", network: bare,
 			container: `{"Id":"c1","Name":"/web",` + moveOn + `"NetworkSettings":{"Networks":{"lan":{"NetworkID":"` + moveNet + `","IPAddress":"10.0.0.7","MacAddress":"02:42:0a:00:00:07","Aliases":["c1","www"],"GwPriority":3}}}}`,
-			want:      "docker network connect --ip 10.0.0.7 --alias www --gw-priority 3 lan web"},
+			want:      "docker network connect --ip 10.0.0.7 --alias www --driver-opt mac_address=02:42:0a:00:00:07 --gw-priority 3 lan web"},
 		{name: "no gateway", network: strings.Replace(bare, `,"Gateway":"10.0.0.1"`, "", 1),
 			container: `{"Id":"c1","Name":"/web",` + moveOn + `"NetworkSettings":{"Networks":{"lan":{"NetworkID":"` + moveNet + `","IPAddress":"10.0.0.1"}}}}`,
 			want:      "docker network create -d lanyard --ipam-driver lanyard --subnet 10.0.0.0/24 -o gateway=none -o parent=eth1.100 lan", notes: []string{"its containers have no gateway, and get none"}},
