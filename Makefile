@@ -14,6 +14,11 @@ STORMS     ?= 20
 SEED       ?=
 MINUTES    ?= 30
 PLUGIN     ?= bin/plugin
+DIST       ?= bin/dist
+ARCHS      ?= amd64 arm64 armv7
+FORMATS    ?= deb rpm tar
+BINARY     ?= bin/lanyard
+COMPLETER  ?= $(BINARY)
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 BUILDFLAGS  = -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)'
@@ -31,9 +36,14 @@ build: ## build bin/lanyard
 	CGO_ENABLED=0 $(GO) build $(BUILDFLAGS) -o bin/lanyard ./cmd/lanyard
 
 .PHONY: build-all
-build-all: ## build bin/lanyard-linux-amd64 and -arm64
+build-all: ## build bin/lanyard-linux-amd64, -arm64 and -armv7
 	CGO_ENABLED=0 GOOS=linux GOARCH=amd64 $(GO) build $(BUILDFLAGS) -o bin/lanyard-linux-amd64 ./cmd/lanyard
 	CGO_ENABLED=0 GOOS=linux GOARCH=arm64 $(GO) build $(BUILDFLAGS) -o bin/lanyard-linux-arm64 ./cmd/lanyard
+	CGO_ENABLED=0 GOOS=linux GOARCH=arm GOARM=7 $(GO) build $(BUILDFLAGS) -o bin/lanyard-linux-armv7 ./cmd/lanyard
+
+.PHONY: dist
+dist: ## build packages, tarballs, SBOM and checksums in bin/dist; ARCHS="amd64 arm64 armv7" FORMATS="deb rpm tar"
+	@GO='$(GO)' VERSION='$(VERSION)' COMMIT='$(COMMIT)' ARCHS='$(ARCHS)' FORMATS='$(FORMATS)' sh dist/package/build.sh '$(DIST)'
 
 .PHONY: plugin
 plugin: ## build bin/plugin for `docker plugin create`; PLUGIN=DIR for another folder
@@ -54,16 +64,16 @@ bin/lanyard:
 	$(MAKE) build
 
 .PHONY: install
-install: bin/lanyard ## install binary, units, man pages and completions; starts nothing
-	install -D -m 755 bin/lanyard $(DESTDIR)$(PREFIX)/bin/lanyard
+install: $(BINARY) ## install binary, units, man pages and completions; starts nothing
+	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/lanyard
 	install -d $(DESTDIR)$(UNITDIR) $(MANDIR) $(BASHDIR) $(ZSHDIR) $(FISHDIR)
 	sed 's|/usr/local/bin|$(PREFIX)/bin|' dist/systemd/lanyard.service > $(DESTDIR)$(UNITDIR)/lanyard.service
 	install -m 644 dist/systemd/lanyard.socket $(DESTDIR)$(UNITDIR)/lanyard.socket
 	chmod 644 $(DESTDIR)$(UNITDIR)/lanyard.service
 	install -m 644 man/*.1 $(MANDIR)
-	bin/lanyard completion bash > $(BASHDIR)/lanyard
-	bin/lanyard completion zsh > $(ZSHDIR)/_lanyard
-	bin/lanyard completion fish > $(FISHDIR)/lanyard.fish
+	$(COMPLETER) completion bash > $(BASHDIR)/lanyard
+	$(COMPLETER) completion zsh > $(ZSHDIR)/_lanyard
+	$(COMPLETER) completion fish > $(FISHDIR)/lanyard.fish
 	@echo
 	@echo "Nothing was started. To start lanyard now and at every boot:"
 	@echo "    systemctl daemon-reload"

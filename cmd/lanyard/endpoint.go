@@ -12,14 +12,13 @@ import (
 	"github.com/lanyard-net/lanyard/internal/control"
 	"github.com/lanyard-net/lanyard/internal/engine"
 	"github.com/lanyard-net/lanyard/internal/lan"
+	"github.com/lanyard-net/lanyard/internal/topology"
 )
 
-// namedEndpoint is an endpoint with the names that Docker knows.
+// namedEndpoint is an endpoint with the names that Docker knows, on a host.
 type namedEndpoint struct {
 	whereabouts
-	engine.EndpointState
-	Container   string `json:"container,omitempty"`
-	NetworkName string `json:"network_name,omitempty"`
+	topology.NamedEndpoint
 }
 
 func newEndpointLs(g *globals) *cobra.Command {
@@ -49,7 +48,7 @@ func newEndpointLs(g *globals) *cobra.Command {
 			named := []namedEndpoint{}
 			if l.quiet {
 				for _, e := range own {
-					named = append(named, namedEndpoint{EndpointState: e})
+					named = append(named, namedEndpoint{NamedEndpoint: topology.NamedEndpoint{EndpointState: e}})
 				}
 			} else {
 				named = nameEndpoints(ctx, own)
@@ -86,7 +85,7 @@ func nameEndpoints(ctx context.Context, all []engine.EndpointState) []namedEndpo
 	}
 	containers, networks := containerNames(ctx), networkNames(ctx)
 	for i, e := range all {
-		list[i] = namedEndpoint{EndpointState: e, Container: containers[e.ID], NetworkName: networks[e.NetworkID]}
+		list[i].NamedEndpoint = topology.NamedEndpoint{EndpointState: e, Container: containers[e.ID], NetworkName: networks[e.NetworkID]}
 	}
 	return list
 }

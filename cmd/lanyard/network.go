@@ -16,13 +16,18 @@ import (
 	"github.com/lanyard-net/lanyard/internal/control"
 	"github.com/lanyard-net/lanyard/internal/engine"
 	"github.com/lanyard-net/lanyard/internal/lan"
+	"github.com/lanyard-net/lanyard/internal/topology"
 )
 
-// namedNetwork is a network with the name that Docker knows.
+// namedNetwork is a network with the name that Docker knows, on a host.
 type namedNetwork struct {
 	whereabouts
-	engine.NetworkState
-	Name string `json:"name,omitempty"`
+	topology.NamedNetwork
+}
+
+// nameNetwork adds the name that Docker knows.
+func nameNetwork(n engine.NetworkState, names map[string]string) namedNetwork {
+	return namedNetwork{NamedNetwork: topology.NamedNetwork{NetworkState: n, Name: names[n.ID]}}
 }
 
 // listing are the flags of all "ls" commands.
@@ -54,7 +59,7 @@ func newNetworkLs(g *globals) *cobra.Command {
 			names := namesOf(named)
 			list := make([]namedNetwork, len(own))
 			for i, n := range own {
-				list[i] = namedNetwork{NetworkState: n, Name: names[n.ID]}
+				list[i] = nameNetwork(n, names)
 			}
 			list, shared, err := withOthers(cmd.Context(), g.client(cmd), cluster.SeenNetworks, list, host, cmd.ErrOrStderr())
 			if err != nil {
@@ -262,7 +267,8 @@ func findNetwork(ctx context.Context, c *control.Client, word string) (*namedNet
 	} {
 		for i := range all {
 			if want(&all[i]) {
-				return &namedNetwork{NetworkState: all[i], Name: names[all[i].ID]}, nil
+				n := nameNetwork(all[i], names)
+				return &n, nil
 			}
 		}
 	}
@@ -275,7 +281,8 @@ func findNetwork(ctx context.Context, c *control.Client, word string) (*namedNet
 	if err != nil {
 		return nil, err
 	}
-	return &namedNetwork{NetworkState: *n, Name: names[n.ID]}, nil
+	found := nameNetwork(*n, names)
+	return &found, nil
 }
 
 func printNetwork(out io.Writer, n *namedNetwork, endpoints []namedEndpoint, shared bool) error {

@@ -9,6 +9,7 @@ import (
 	"github.com/lanyard-net/lanyard/internal/cluster"
 	"github.com/lanyard-net/lanyard/internal/engine"
 	"github.com/lanyard-net/lanyard/internal/ipam"
+	"github.com/lanyard-net/lanyard/internal/topology"
 )
 
 // showEach is how often the other hosts are shown what has changed.
@@ -60,10 +61,10 @@ func (s *shower) items(ctx context.Context) (items []cluster.Item) {
 		items = append(items, cluster.Item{Kind: kind, ID: id, Value: b})
 	}
 	for _, n := range networks {
-		add(cluster.SeenNetworks, n.ID, namedNetwork{NetworkState: n, Name: names[n.ID]})
+		add(cluster.SeenNetworks, n.ID, topology.NamedNetwork{NetworkState: n, Name: names[n.ID]})
 	}
 	for _, e := range endpoints {
-		add(cluster.SeenEndpoints, e.ID, namedEndpoint{EndpointState: e, Container: names[e.ID], NetworkName: names[e.NetworkID]})
+		add(cluster.SeenEndpoints, e.ID, topology.NamedEndpoint{EndpointState: e, Container: names[e.ID], NetworkName: names[e.NetworkID]})
 	}
 	for _, l := range leases {
 		if l.State == ipam.LeasePast {

@@ -8,20 +8,20 @@ import (
 	"testing"
 )
 
-// buildPlugin is the folder of a managed plugin, as make plugin makes it.
-func buildPlugin(t *testing.T) string {
+// buildPlugin is the folder of a managed plugin of a version, as make plugin makes it.
+func buildPlugin(t *testing.T, version string) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "plugin")
-	if out, err := exec.Command("make", "-C", "../..", "plugin", "PLUGIN="+dir).CombinedOutput(); err != nil {
+	if out, err := exec.Command("make", "-C", "../..", "plugin", "PLUGIN="+dir, "VERSION="+version).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	return dir
 }
 
 // Docker itself runs lanyard, as a managed plugin: the state and the command line are those of the
-// host, and containers outlive the plugin, its replacement, and the engine.
+// host, and containers outlive the plugin, its upgrade, and the engine.
 func TestManagedPlugin(t *testing.T) {
-	dir := buildPlugin(t)
+	dir, newer := buildPlugin(t, "1.0.0"), buildPlugin(t, "1.0.1")
 	onEach(t, func(u *user) {
 		u.mustDo(u.StopLanyard())
 		var live []string // dockerd's flags
@@ -33,8 +33,10 @@ func TestManagedPlugin(t *testing.T) {
 			}
 			u.mustDo(u.StartLanyard(ctx))
 		})
-		install := "docker plugin create lanyard " + dir + " && docker plugin set lanyard flags='--log-level debug' && docker plugin enable lanyard"
-		u.sh(install)
+		install := func(dir string) string {
+			return "docker plugin create lanyard " + dir + " && docker plugin set lanyard flags='--log-level debug' && docker plugin enable lanyard"
+		}
+		u.sh(install(dir))
 		u.sh("docker network create -d lanyard:latest --ipam-driver lanyard:latest --subnet 10.1.0.0/24 -o parent=eth1 lan")
 		// Sysctls of links: the shim's and the containers'.
 		u.sh("docker network create -d lanyard:latest --ipam-driver null -o subnet=10.2.0.0/24 -o parent=eth1 -o host_access=true -o antispoof=true -o ipv6=slaac auto")
@@ -61,8 +63,15 @@ func TestManagedPlugin(t *testing.T) {
 		u.sh("docker plugin disable -f lanyard")
 		u.sh("docker plugin enable lanyard")
 		stands("after the plugin was disabled")
-		u.sh("docker plugin disable -f lanyard && docker plugin rm -f lanyard && " + install)
-		stands("after the plugin was replaced")
+		u.says("lanyard version", "daemon:  1.0.0 ")
+		endpoints := u.sh("lanyard endpoint ls")
+		u.sh("docker plugin disable -f lanyard && docker plugin rm -f lanyard && " + install(newer))
+		u.says("lanyard version", "daemon:  1.0.1 ")
+		if now := u.sh("lanyard endpoint ls"); now != endpoints {
+			u.t.Errorf("endpoints after the upgrade:\n%s\nbefore:\n%s", now, endpoints)
+		}
+		stands("after the plugin was upgraded")
+		noneLost(u, "c2")
 
 		// Docker that keeps containers running while it is away keeps the plugin too.
 		u.mustDo(u.StopDockerd())

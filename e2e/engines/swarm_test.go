@@ -120,7 +120,7 @@ func (s *swarm) reach(addrs map[int][]string) {
 // A service's tasks have addresses of one pool on all nodes, wherever Swarm puts them, and none twice. What
 // is refused is refused in Docker's words, which docs/swarm.md has.
 func TestSwarm(t *testing.T) {
-	plugin := buildPlugin(t)
+	plugin := buildPlugin(t, "1.0.0")
 	for _, e := range engines {
 		t.Run(e.name, func(t *testing.T) {
 			s := newSwarm(t, e, plugin, 3)

@@ -50,6 +50,7 @@ var packages = []aptPackage{
 	{"systemd", "/lib/systemd/systemd"}, // for guests, as the rest
 	{"udev", "/lib/systemd/systemd-udevd"},
 	{"dbus", "/usr/bin/dbus-daemon"},
+	{"rpm", "/usr/bin/rpm"},
 }
 
 // services are the packages that come with a service, and its name.

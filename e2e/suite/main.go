@@ -41,12 +41,12 @@ func main() {
 	flag.Parse()
 
 	tiers := []tier{
-		{"lint", "gofmt, go vet, staticcheck, a build for arm64", lint},
+		{"lint", "gofmt, go vet, staticcheck, builds for arm64 and armv7", lint},
 		{"unit", "all packages with the race detector; kernel tests in namespaces of this machine's kernel", unit},
 		{"guest", "the kernel tests again, in a User-Mode Linux guest that has 802.1Q, 802.1ad, ipvlan, dummy and bonding", guest},
 		{"engines", "life of containers on real engines in namespaces of this machine", engines},
 		{"web", "the daemon's page in a headless browser, and pictures by the programs that they are for", page},
-		{"systemd", "the units on a real systemd, with a reboot and a power loss", systemd},
+		{"systemd", "the packages and their units on a real systemd, with a reboot and a power loss", systemd},
 		{"lab", "two real Docker hosts and a LAN node on one trunk", labTests},
 	}
 	if *list {
@@ -93,6 +93,7 @@ func lint(ctx context.Context, r *report) error {
 	}{
 		{"gofmt", []string{"sh", "-c", `out=$(gofmt -l $(git ls-files '*.go')); test -z "$out" || { echo "not gofmt-ed: $out"; exit 1; }`}},
 		{"arm64", []string{"env", "GOARCH=arm64", "CGO_ENABLED=0", "go", "build", "-o", "/dev/null", "./cmd/lanyard"}},
+		{"armv7", []string{"env", "GOARCH=arm", "GOARM=7", "CGO_ENABLED=0", "go", "build", "-o", "/dev/null", "./cmd/lanyard"}},
 		{"vet", []string{"go", "vet", "./..."}},
 		{"vet-lab", []string{"go", "vet", "-tags", "lab", "./e2e/..."}},
 		{"staticcheck", []string{"go", "run", "honnef.co/go/tools/cmd/staticcheck@" + staticcheck, "-tags", "lab", "./..."}},

@@ -1,7 +1,8 @@
 //go:build lab
 
-// Package systemd tests the units on a host whose pid 1 is systemd, with Docker's
-// own units: what an operator does after make install, a reboot and a power loss.
+// Package systemd tests the packages and their units on a host whose pid 1 is systemd,
+// with Docker's own units: what an operator does from the installation to the removal, a
+// reboot and a power loss.
 // The tests run in their order on one host, which is never made anew.
 //
 // LANYARD_ENGINES names the engine (20.10, 28.5); the newest one by default.
@@ -19,16 +20,28 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/lanyard-net/lanyard/e2e/dockerd"
 	"github.com/lanyard-net/lanyard/e2e/machine"
 	"github.com/lanyard-net/lanyard/e2e/uml"
 )
 
 var (
-	ctx      = context.Background()
-	lab      *uml.Lab
-	checkout string // what make install needs, where guests see it under the same path
+	ctx = context.Background()
+	lab *uml.Lab
 )
+
+// What is installed, where guests see it under the same path: they have a /tmp of their own, and
+// this checkout may be in the machine's.
+const (
+	files    = uml.Home + "/systemd-files"
+	checkout = files + "/checkout" // what make install needs
+	dist     = files + "/dist"     // what make dist made, a folder for each of versions
+)
+
+// versions are those of the packages, the older one first.
+var versions = []string{"1.0.0", "1.0.1"}
 
 func TestMain(m *testing.M) { os.Exit(runAll(m)) }
 
@@ -38,14 +51,28 @@ func runAll(m *testing.M) (code int) {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	ready(lab.Down)
+	end := func() error { return errors.Join(lab.Down(), os.RemoveAll(files)) }
+	ready(end)
 	defer func() {
-		if err := lab.Down(); err != nil {
+		if err := end(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			code = 1
 		}
 	}()
 	return m.Run()
+}
+
+// builds makes what the host is to install: bin/lanyard, and the packages of all versions.
+func builds() error {
+	const script = `mkdir -p "$0/bin" && make build && cp bin/lanyard "$0/bin" && cp -r Makefile dist man "$0" || exit
+dist=$1; shift
+for version; do make dist ARCHS=amd64 VERSION=$version DIST="$dist/$version" || exit; done`
+	cmd := exec.Command("sh", append([]string{"-c", script, checkout, dist}, versions...)...)
+	cmd.Dir = "../.."
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("make: %w: %s", err, out)
+	}
+	return nil
 }
 
 // start boots the host and installs lanyard and Docker there.
@@ -55,32 +82,33 @@ func start(ctx context.Context) (err error) {
 		return err
 	}
 	engine := chosen[len(chosen)-1]
+	if err := os.RemoveAll(files); err != nil {
+		return err
+	}
+	var g errgroup.Group
+	g.Go(builds)
 	lab, err = uml.Up(ctx, "systemd", []uml.NodeConfig{
 		{Name: "host", Engine: engine.Name, Systemd: true}, {Name: "lan", Mem: 256},
 	}, func(format string, args ...any) { fmt.Printf(format+"\n", args...) })
+	built := g.Wait()
 	if err != nil {
-		return err
+		return errors.Join(err, built)
 	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, lab.Down())
 		}
 	}()
-	fmt.Printf("engine %s: Docker %s\n", engine.Name, engine.Version())
-	// Guests have a /tmp of their own, and this checkout may be in the machine's.
-	checkout = filepath.Join(uml.Home, lab.Name, "checkout")
-	build := exec.Command("sh", "-c", `make build && mkdir "$0" && cp -r Makefile bin dist man "$0"`, checkout)
-	build.Dir = "../.."
-	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("make build: %w: %s", err, out)
+	if built != nil {
+		return built
 	}
+	fmt.Printf("engine %s: Docker %s\n", engine.Name, engine.Version())
 	if _, err := lab.Node("lan").Must(ctx, "ip link add link eth1 name eth1.100 type vlan id 100 && ip link set eth1.100 up && ip addr add 192.168.0.1/16 dev eth1.100"); err != nil {
 		return err
 	}
 	host := lab.Node("host")
 	for _, script := range []string{
-		// As the README says.
-		"make -C " + checkout + " install && systemctl daemon-reload && systemctl enable --now lanyard.socket lanyard.service",
+		"dpkg -i " + deb(versions[0]), // all that docs/install.md says
 		dockerUnits(engine) + "systemctl daemon-reload && systemctl enable --now containerd.service docker.socket docker.service",
 		dockerd.ImageScript,
 		"sync",
@@ -90,6 +118,14 @@ func start(ctx context.Context) (err error) {
 		}
 	}
 	return nil
+}
+
+// deb and rpm are the packages of a version.
+func deb(version string) string {
+	return filepath.Join(dist, version, "lanyard_"+version+"-1_amd64.deb")
+}
+func rpm(version string) string {
+	return filepath.Join(dist, version, "lanyard-"+version+"-1.x86_64.rpm")
 }
 
 // dockerUnits is a script that installs the units of the engine's Debian package,

@@ -18,7 +18,9 @@ if [ "$1" != inside ]; then
 	[ -z "$SYSTEMD" ] || layer=/mnt/disk # what is installed outlasts a boot
 	mkdir -p $layer/upper $layer/work
 	mount -t overlay -o lowerdir=/,upperdir=$layer/upper,workdir=$layer/work overlay /mnt/root
-	for dir in docker lanyard containerd; do
+	dirs="docker containerd"
+	[ -n "$SYSTEMD" ] || dirs="$dirs lanyard" # there it is on the layer, and can be removed
+	for dir in $dirs; do
 		mkdir -p "/mnt/disk/$dir" "/mnt/root/var/lib/$dir"
 		mount --bind "/mnt/disk/$dir" "/mnt/root/var/lib/$dir"
 	done

@@ -5,6 +5,9 @@ if [ ! -e /etc/systemd/lab ]; then
 	rm -rf /etc/systemd/system /etc/systemd/system-generators /etc/rc?.d /.dockerenv
 	mkdir -p /etc/systemd/system/basic.target.wants /etc/systemd/system-generators /etc/systemd/journald.conf.d
 	: >/etc/fstab
+	rm -f /usr/sbin/policy-rc.d # with which a container image keeps packages from starting services
+	# A package with a man page has all of the machine's read anew, and a guest keeps each file open.
+	rm -f /var/lib/man-db/auto-update
 	printf '[Journal]\nStorage=persistent\n' >/etc/systemd/journald.conf.d/lab.conf
 	ln -s /lib/systemd/system/multi-user.target /etc/systemd/system/default.target
 	for unit in getty.target systemd-logind.service systemd-networkd.service systemd-networkd.socket systemd-resolved.service \

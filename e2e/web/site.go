@@ -26,8 +26,8 @@ type site struct {
 	now time.Time
 
 	mu        sync.Mutex // guards the rest
-	networks  []topology.NetworkInput
-	endpoints []topology.EndpointInput
+	networks  []topology.NamedNetwork
+	endpoints []topology.NamedEndpoint
 	leases    []ipam.LeaseState
 	other     topology.HostInput
 	events    []ipam.Event
@@ -37,8 +37,8 @@ type site struct {
 
 func newSite() *site {
 	s := &site{now: time.Now(), news: make(chan struct{})}
-	network := func(id, name, base, link, subnet string, tags ...uint16) topology.NetworkInput {
-		n := topology.NetworkInput{Name: name, NetworkState: engine.NetworkState{
+	network := func(id, name, base, link, subnet string, tags ...uint16) topology.NamedNetwork {
+		n := topology.NamedNetwork{Name: name, NetworkState: engine.NetworkState{
 			Network: lan.Network{ID: id + "0728abe9c17d70", Kind: lan.Macvlan, Mode: lan.ModeBridge, Parent: lan.ParentSpec{Name: link}},
 			Wire:    base, ParentLink: link, ParentMAC: "3c:ec:ef:12:a0:0" + id[:1], Made: len(tags) > 0,
 		}}
@@ -53,7 +53,7 @@ func newSite() *site {
 		}
 		return n
 	}
-	s.networks = []topology.NetworkInput{
+	s.networks = []topology.NamedNetwork{
 		network("a1", "office", "eth0", "eth0", "0.0.0.0/0"),
 		network("b1", "macvlan100", "eth1", "eth1.100", "192.168.0.0/16", 100),
 		network("c1", "macvlan200", "eth1", "eth1.200", "192.168.0.0/16", 200),
@@ -81,7 +81,7 @@ func newSite() *site {
 		})
 	}
 	on2 := network("e1", "macvlan100", "eth1", "eth1.100", "192.168.0.0/16", 100)
-	s.other = topology.HostInput{Name: "node2", Networks: []topology.NetworkInput{on2}, Endpoints: []topology.EndpointInput{
+	s.other = topology.HostInput{Name: "node2", Networks: []topology.NamedNetwork{on2}, Endpoints: []topology.NamedEndpoint{
 		endpoint(90, on2.ID, "web-2", "192.168.10.2/16"), endpoint(91, on2.ID, "api-2", "192.168.10.3/16"),
 	}}
 	s.happen("lease-acquired", "172.20.0.31", s.endpoints[0].ID, "")
@@ -91,8 +91,8 @@ func newSite() *site {
 	return s
 }
 
-func endpoint(i int, network, name, addr string) topology.EndpointInput {
-	return topology.EndpointInput{Container: name, EndpointState: engine.EndpointState{
+func endpoint(i int, network, name, addr string) topology.NamedEndpoint {
+	return topology.NamedEndpoint{Container: name, EndpointState: engine.EndpointState{
 		Endpoint: lan.Endpoint{
 			ID: fmt.Sprintf("ee%06x3d277c20", i), NetworkID: network, MAC: fmt.Sprintf("02:42:c0:a8:%02x:%02x", i>>8&0xff, i&0xff),
 			IPv4: netip.MustParsePrefix(addr), Created: time.Date(2026, 11, 29, 9, 0, 0, 0, time.UTC),

@@ -59,10 +59,10 @@ func (src *Source) own(ctx context.Context) (in topology.HostInput, err error) {
 	networks, endpoints := src.Networks(), src.Endpoints()
 	names := src.Names(ctx, networks, endpoints)
 	for _, n := range networks {
-		in.Networks = append(in.Networks, topology.NetworkInput{NetworkState: n, Name: names[n.ID]})
+		in.Networks = append(in.Networks, topology.NamedNetwork{NetworkState: n, Name: names[n.ID]})
 	}
 	for _, e := range endpoints {
-		in.Endpoints = append(in.Endpoints, topology.EndpointInput{EndpointState: e, Container: names[e.ID]})
+		in.Endpoints = append(in.Endpoints, topology.NamedEndpoint{EndpointState: e, Container: names[e.ID]})
 	}
 	in.Leases = src.Leases()
 	in.Addresses, err = src.Addresses()
@@ -114,7 +114,7 @@ func take(h *topology.HostInput, kind cluster.Kind, value []byte) error {
 	return add(&h.Leases, value)
 }
 
-func add[T topology.NetworkInput | topology.EndpointInput | ipam.LeaseState](list *[]T, value []byte) error {
+func add[T topology.NamedNetwork | topology.NamedEndpoint | ipam.LeaseState](list *[]T, value []byte) error {
 	var t T
 	if err := json.Unmarshal(value, &t); err != nil {
 		return err

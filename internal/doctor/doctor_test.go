@@ -198,8 +198,11 @@ func TestAllIsWell(t *testing.T) {
 	s := newSite(t)
 	s.file("sys/class/net/eth1/speed", "1000\n")
 	s.file("sys/class/net/eth1/duplex", "full\n")
-	s.container("192.168.7.20")
+	s.container("192.168.7.20").IP("addr add 2001:db8:7::20/64 dev eth0 nodad")
 	s.container("192.168.7.21")
+	s.conf.Daemon.Endpoints[0].IPv6 = netip.MustParsePrefix("2001:db8:7::20/64")
+	s.network.IPv6 = []lan.Subnet{{Pool: netip.MustParsePrefix("2001:db8:7::/64"), Gateway: netip.MustParseAddr("2001:db8:7::1")}}
+	s.router.IP("addr add 2001:db8:7::1/64 dev eth0 nodad")
 	dnsmasq(t, s.router, "--dhcp-range=192.168.7.100,192.168.7.120,5m")
 	r := s.run("")
 	none(t, r)
@@ -208,12 +211,13 @@ func TestAllIsWell(t *testing.T) {
 	want(t, r, "wire", OK, "heard")
 	want(t, r, "gateway", OK, gatewayText, s.mac(s.router, "eth0"))
 	want(t, r, "new-mac", OK, "answered", s.hostMAC)
-	want(t, r, "duplicate", OK, "2 containers' addresses")
+	want(t, r, "duplicate", OK, "3 containers' addresses")
 	want(t, r, "dhcp", OK, "one DHCP server", gatewayText)
 	want(t, r, "container-link", OK, "c1 on lan", "192.168.7.20/24")
 	want(t, r, "container-link", OK, "c2 on lan")
 	want(t, r, "default-route", OK, gatewayText)
 	want(t, r, "reach", OK, "c1", gatewayText)
+	want(t, r, "reach", OK, "c1", "2001:db8:7::1")
 	want(t, r, "path-mtu", OK, "1500 bytes")
 	want(t, r, "daemon", OK, "1 network", "2 containers")
 	want(t, r, "docker", OK, "28.5.2")
@@ -336,7 +340,7 @@ func TestGatewaySilent(t *testing.T) {
 	defer stop()
 	r := s.run("")
 	want(t, r, "gateway", Failure, gatewayText, "no reply")
-	want(t, r, "reach", Failure, "no reply to ARP")
+	want(t, r, "reach", Failure, "neighbour entry of 192.168.7.1: no reply")
 	want(t, r, "wire", OK)
 }
 
@@ -348,7 +352,7 @@ func TestGatewayDropsPings(t *testing.T) {
 	}
 	r := s.run("")
 	none(t, r)
-	want(t, r, "reach", Note, "does to ARP")
+	want(t, r, "reach", Note, "but is there")
 }
 
 func TestDuplicates(t *testing.T) {

@@ -79,14 +79,14 @@ func (s *sight) checkPools(ours map[string]*network) (list []Finding) {
 		if i < 0 || !p.First.IsValid() {
 			continue
 		}
-		left := p.Free + p.Resting
-		f := found("pool", ours[p.Networks[i]].String(), OK, "%d of %s's %d addresses are left", left, p.Subnet, p.Size)
-		f = f.with("%d used, %d reserved, %d resting, %d in use by others", p.Used, p.Reserved, p.Resting, p.Conflicting)
+		left := p.Free
+		f := found("pool", ours[p.Networks[i]].String(), OK, "%d of %s's %d addresses are free", left, p.Subnet, p.Size)
+		f = f.with("%d used, %d reserved, %d kept for containers that may come back, %d in use by others", p.Used, p.Reserved, p.Resting, p.Conflicting)
 		switch {
 		case left == 0:
-			f.Verdict, f.What = Failure, fmt.Sprintf("no address of %s is left", p.Subnet)
+			f.Verdict, f.What = Failure, fmt.Sprintf("no address of %s is free", p.Subnet)
 		case left < nearlyFull && left < p.Size/10:
-			f.Verdict, f.What = Warning, fmt.Sprintf("only %d of %s's %d addresses are left", left, p.Subnet, p.Size)
+			f.Verdict, f.What = Warning, fmt.Sprintf("only %d of %s's %d addresses are free", left, p.Subnet, p.Size)
 		}
 		if f.Verdict > OK {
 			f = f.try("lanyard pool inspect %s", ours[p.Networks[i]].name).try("a larger --ip-range or subnet: the network has to be created anew for it")
@@ -214,7 +214,9 @@ func (s *sight) checkContainer(ctx context.Context, e *endpoint, ping bool) (lis
 	list = append(list, found("container-link", e.String(), OK, "%s is up, with %s", name, prefixTexts(e.addrs)))
 	list = append(list, s.checkRoute(e, l, routes)...)
 	if ping {
-		list = append(list, s.checkReach(ctx, e, ns, l)...)
+		for _, g := range e.gateways() {
+			list = append(list, s.checkReach(ctx, e, ns, l, g)...)
+		}
 	}
 	if e.net.hostAccess && ping {
 		list = append(list, s.checkHostAccess(ctx, e, ns, l)...)
@@ -260,27 +262,28 @@ func addrList(list []netlink.Addr) string {
 	return some(texts)
 }
 
-// gateway is the network's IPv4 gateway, which a container of it is to have.
-func (e *endpoint) gateway() (netip.Addr, bool) {
+// gateways are those of the network that a container of it is to have: one of IPv4, one of IPv6.
+func (e *endpoint) gateways() (list []netip.Addr) {
 	if !e.net.asksGateway() {
-		return netip.Addr{}, false
+		return nil
 	}
-	for _, sub := range e.net.subnets {
-		for _, p := range e.addrs {
-			if sub.gateway.Is4() && sub.pool.Contains(p.Addr()) {
-				return sub.gateway, true
+	for _, p := range e.addrs {
+		for _, sub := range e.net.subnets {
+			if sub.gateway.IsValid() && !sub.gateway.IsUnspecified() && sub.pool.Contains(p.Addr()) {
+				list = append(list, sub.gateway)
 			}
 		}
 	}
-	return netip.Addr{}, false
+	return list
 }
 
 // checkRoute judges where the container's IPv4 default route leads.
 func (s *sight) checkRoute(e *endpoint, l netlink.Link, routes []netlink.Route) []Finding {
-	gateway, ok := e.gateway()
-	if !ok {
+	i := slices.IndexFunc(e.gateways(), netip.Addr.Is4)
+	if i < 0 {
 		return nil
 	}
+	gateway := e.gateways()[i]
 	routes = slices.DeleteFunc(routes, func(r netlink.Route) bool { return r.Dst != nil && !isAll(r.Dst) })
 	if len(routes) > 0 {
 		r := slices.MinFunc(routes, func(a, b netlink.Route) int { return a.Priority - b.Priority })
@@ -308,12 +311,8 @@ var sizes = []int{8950, 4000, 1500, 1496, 1492, 1480, 1472, 1450, 1420, 1400, 13
 // pingWait is how long an answer may take. The gateway is on the LAN.
 const pingWait = 700 * time.Millisecond
 
-// checkReach has the container ping its gateway, with a small and a full packet.
-func (s *sight) checkReach(ctx context.Context, e *endpoint, ns *netns.NS, l netlink.Link) []Finding {
-	gateway, ok := e.gateway()
-	if !ok {
-		return nil
-	}
+// checkReach has the container ping a gateway, with a small and a full packet.
+func (s *sight) checkReach(ctx context.Context, e *endpoint, ns *netns.NS, l netlink.Link, gateway netip.Addr) []Finding {
 	from := e.from(gateway)
 	rtt, err := ping(ctx, ns, l.Attrs().Name, from, gateway, 84, 2)
 	if err != nil {
@@ -321,7 +320,7 @@ func (s *sight) checkReach(ctx context.Context, e *endpoint, ns *netns.NS, l net
 		state := neighbour(ns, l, gateway)
 		if state == "reachable" {
 			f.Verdict = Note
-			f.What = fmt.Sprintf("the gateway %s does not answer pings, but it does to ARP", gateway)
+			f.What = fmt.Sprintf("the gateway %s does not answer pings, but is there", gateway)
 		}
 		return []Finding{f.with("neighbour entry of %s: %s", gateway, state)}
 	}
@@ -367,7 +366,7 @@ func neighbour(ns *netns.NS, l netlink.Link, addr netip.Addr) string {
 				case n.State&(unix.NUD_REACHABLE|unix.NUD_STALE|unix.NUD_DELAY|unix.NUD_PROBE|unix.NUD_PERMANENT) != 0:
 					state = "reachable"
 				case n.State&(unix.NUD_FAILED|unix.NUD_INCOMPLETE) != 0:
-					state = "no reply to ARP"
+					state = "no reply"
 				}
 			}
 		}

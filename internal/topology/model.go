@@ -129,25 +129,26 @@ const (
 	FromSLAAC = "slaac"
 )
 
-// NetworkInput is a network as its daemon says it, with the name that Docker knows. It
-// is what hosts show each other, too.
-type NetworkInput struct {
+// NamedNetwork is a network as its daemon says it, with the name that Docker knows. Hosts show
+// each other these.
+type NamedNetwork struct {
 	engine.NetworkState
 	Name string `json:"name,omitempty"`
 }
 
-// EndpointInput is an endpoint in the same way.
-type EndpointInput struct {
+// NamedEndpoint is an endpoint with the names of its container and its network.
+type NamedEndpoint struct {
 	engine.EndpointState
-	Container string `json:"container,omitempty"`
+	Container   string `json:"container,omitempty"`
+	NetworkName string `json:"network_name,omitempty"`
 }
 
 // HostInput is what is known of a host. Addresses and Leases may be left out.
 type HostInput struct {
 	Name      string
 	Silent    bool
-	Networks  []NetworkInput
-	Endpoints []EndpointInput
+	Networks  []NamedNetwork
+	Endpoints []NamedEndpoint
 	Leases    []ipam.LeaseState
 	Addresses []ipam.AddressState
 }
@@ -201,7 +202,7 @@ func buildHost(in *HostInput) Host {
 }
 
 // parent is the host's parent that a network is on, which is added if need be.
-func (h *Host) parent(n *NetworkInput) *Parent {
+func (h *Host) parent(n *NamedNetwork) *Parent {
 	name, _, _ := strings.Cut(n.Wire, ", ")
 	switch {
 	case n.Isolated():
@@ -221,7 +222,7 @@ func (h *Host) parent(n *NetworkInput) *Parent {
 	return p
 }
 
-func (p *Parent) vlan(n *NetworkInput) *VLAN {
+func (p *Parent) vlan(n *NamedNetwork) *VLAN {
 	i := slices.IndexFunc(p.VLANs, func(v VLAN) bool { return slices.Equal(v.Tags, n.Tags) })
 	if i < 0 {
 		i = len(p.VLANs)
@@ -234,7 +235,7 @@ func (p *Parent) vlan(n *NetworkInput) *VLAN {
 	return v
 }
 
-func buildNetwork(n *NetworkInput, endpoints []Endpoint) Network {
+func buildNetwork(n *NamedNetwork, endpoints []Endpoint) Network {
 	out := Network{ID: n.ID, Name: n.Name, Kind: n.Kind, Mode: n.Mode, Subnets: []string{}, Problem: n.Problem, Endpoints: endpoints}
 	if out.Endpoints == nil {
 		out.Endpoints = []Endpoint{}

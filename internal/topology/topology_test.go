@@ -26,8 +26,8 @@ var update = flag.Bool("update", false, "write the golden files anew")
 
 var noon = time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC)
 
-func network(id, name, wire, link, subnet string, tags ...lan.Tag) NetworkInput {
-	n := NetworkInput{Name: name, NetworkState: engine.NetworkState{
+func network(id, name, wire, link, subnet string, tags ...lan.Tag) NamedNetwork {
+	n := NamedNetwork{Name: name, NetworkState: engine.NetworkState{
 		Network: lan.Network{ID: id, Kind: lan.Macvlan, Mode: lan.ModeBridge, Parent: lan.ParentSpec{Name: link}, Created: noon},
 		Wire:    wire, ParentLink: link, ParentMAC: "02:00:00:00:00:01", Tags: tags, Made: len(tags) > 0,
 	}}
@@ -38,8 +38,8 @@ func network(id, name, wire, link, subnet string, tags ...lan.Tag) NetworkInput 
 	return n
 }
 
-func endpoint(id, network, name, addr, state string) EndpointInput {
-	e := EndpointInput{Container: name, EndpointState: engine.EndpointState{
+func endpoint(id, network, name, addr, state string) NamedEndpoint {
+	e := NamedEndpoint{Container: name, EndpointState: engine.EndpointState{
 		Endpoint: lan.Endpoint{ID: id, NetworkID: network, MAC: "02:11:22:33:44:" + id[len(id)-2:], Created: noon},
 		Kind:     lan.Macvlan, Mode: lan.ModeBridge, State: state,
 	}}
@@ -65,13 +65,13 @@ func site() []HostInput {
 	return []HostInput{
 		{
 			Name: "node2", Silent: true,
-			Networks:  []NetworkInput{network("aa9999abe9c17d70", "macvlan100", "", "eth1.100", "192.168.0.0/16", tag(100))},
-			Endpoints: []EndpointInput{endpoint("e00000000000c1", "aa9999abe9c17d70", "a2", "192.168.10.2/16", "joined")},
+			Networks:  []NamedNetwork{network("aa9999abe9c17d70", "macvlan100", "", "eth1.100", "192.168.0.0/16", tag(100))},
+			Endpoints: []NamedEndpoint{endpoint("e00000000000c1", "aa9999abe9c17d70", "a2", "192.168.10.2/16", "joined")},
 		},
 		{
 			Name:     "node1",
-			Networks: []NetworkInput{broken, alone, network("aa0728abe9c17d70", "macvlan100", "eth1, VLAN 802.1Q:100", "eth1.100", "192.168.0.0/16", tag(100)), leased},
-			Endpoints: []EndpointInput{
+			Networks: []NamedNetwork{broken, alone, network("aa0728abe9c17d70", "macvlan100", "eth1, VLAN 802.1Q:100", "eth1.100", "192.168.0.0/16", tag(100)), leased},
+			Endpoints: []NamedEndpoint{
 				endpoint("e00000000000a9", "aa0728abe9c17d70", "web", "192.168.11.20/16", "joined"),
 				six,
 				endpoint("e00000000000a7", "aa0728abe9c17d70", "", "192.168.11.4/16", "created"),
@@ -137,8 +137,8 @@ func TestHarmless(t *testing.T) {
 	const evil = "<script>alert(1)</script>\"];\n}\\n\x1b[31m&lt;#60;{}|`--\u202eabc"
 	in := HostInput{
 		Name:      evil,
-		Networks:  []NetworkInput{network("aa0728abe9c17d70", evil, evil, evil, "10.0.0.0/24")},
-		Endpoints: []EndpointInput{endpoint("e00000000000a9", "aa0728abe9c17d70", evil, "10.0.0.2/24", evil)},
+		Networks:  []NamedNetwork{network("aa0728abe9c17d70", evil, evil, evil, "10.0.0.0/24")},
+		Endpoints: []NamedEndpoint{endpoint("e00000000000a9", "aa0728abe9c17d70", evil, "10.0.0.2/24", evil)},
 	}
 	in.Networks[0].Problem, in.Endpoints[0].MAC = evil, evil
 	for _, f := range formats {
