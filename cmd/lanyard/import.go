@@ -43,8 +43,8 @@ func newImport(g *globals) *cobra.Command {
 			"name and with all that is on them: the docker commands to type, in their order. Nothing is done.\n" +
 			"Without a name all such networks are meant.\n\n" +
 			"With --apply it is done, one network after the other. Containers keep running; each is off the\n" +
-			"network for some seconds, and keeps its address, its aliases and, on engines from 25 on, its MAC\n" +
-			"address. A macvlan or ipvlan link that somebody made on the host, so that it reaches the containers,\n" +
+			"network for some seconds, and keeps its address, its MAC address and its aliases (not the MAC\n" +
+			"address with --back). A macvlan or ipvlan link that somebody made on the host, so that it reaches the containers,\n" +
 			"is replaced by lanyard's host access. If a step fails before the new network is there, all is\n" +
 			"undone. If it is cut off in the middle, the same command goes on with it.\n\n" +
 			"With --back it is the other way round: networks of lanyard's become the built-in driver's.\n\n" +
@@ -248,11 +248,6 @@ func printMoves(cmd *cobra.Command, states []moveState, asJSON, back bool) error
 		}
 		for _, note := range s.Notes {
 			fmt.Fprintf(out, "# note: %s\n", note)
-		}
-		for _, c := range s.Containers {
-			if c.On.MacAddress != "" {
-				fmt.Fprintf(out, "# note: container %s keeps MAC address %s with --apply alone: docker network connect has no flag for it\n", c.Name, c.On.MacAddress)
-			}
 		}
 		for _, command := range s.Commands {
 			fmt.Fprintln(out, command)

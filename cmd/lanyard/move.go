@@ -51,7 +51,6 @@ type endpoint struct {
 	Links      []string          `json:",omitempty"`
 	Aliases    []string          `json:",omitempty"`
 	DriverOpts map[string]string `json:",omitempty"`
-	MacAddress string            `json:",omitempty"`
 	GwPriority int               `json:",omitempty"`
 }
 
@@ -281,11 +280,7 @@ func (p *planner) members(ctx context.Context, m *move, kind lan.Kind) ([]member
 	if err := p.api.get(ctx, "/containers/json?all=1&filters="+url.QueryEscape(filter), &list); err != nil {
 		return nil, err
 	}
-	var version struct{ APIVersion string }
-	if err := p.api.get(ctx, "/version", &version); err != nil {
-		return nil, err
-	}
-	takesMAC := atLeast(version.APIVersion, 1, 44)
+	run, routed := 0, 0 // how many run, and have a gateway
 	members := []member{}
 	for _, one := range list {
 		c, err := p.api.container(ctx, one.ID)
@@ -311,15 +306,40 @@ func (p *planner) members(ctx context.Context, m *move, kind lan.Kind) ([]member
 		if err != nil {
 			return nil, err
 		}
-		if kind == lan.Macvlan && takesMAC {
-			e.MacAddress = on.MacAddress
-		} else if kind == lan.Macvlan && on.MacAddress != "" && c.Config.MacAddress == "" {
-			m.Notes = append(m.Notes, fmt.Sprintf("container %s gets another MAC address than %s: this engine takes none for a network that is connected (from 25 on)", name, on.MacAddress))
+		switch {
+		case kind != lan.Macvlan || on.MacAddress == "" || m.To.Options[lan.OptMacvlanMode] == string(lan.ModePassthru):
+		case p.back:
+			m.Notes = append(m.Notes, fmt.Sprintf("container %s gets another MAC address than %s: Docker lets none be chosen for a network that is connected", name, on.MacAddress))
+		default:
+			if e.DriverOpts == nil {
+				e.DriverOpts = map[string]string{}
+			}
+			e.DriverOpts[lan.OptMAC] = on.MacAddress
+		}
+		if c.State.Running {
+			run++
+			if on.Gateway != "" {
+				routed++
+			}
 		}
 		members = append(members, member{c.ID, name, c.State.Running, c.Config.Labels["com.docker.compose.project"], e})
 	}
+	if !p.back && run > 0 && routed == 0 {
+		m.noGateway()
+	}
 	slices.SortFunc(members, func(a, b member) int { return strings.Compare(a.Name, b.Name) })
 	return members, nil
+}
+
+// noGateway is for networks whose containers have no default route: newer engines name no gateway where the user
+// names none, and a container may have the first address.
+func (m *move) noGateway() {
+	n, err := lan.ParseOptions(m.To.Options, m.To.Internal)
+	if err != nil || n.L3() || m.To.Internal || n.Isolated() || slices.ContainsFunc(m.To.IPAM.Config, func(c plan.Config) bool { return c.Gateway != "" }) {
+		return
+	}
+	m.To.Options["gateway"] = string(lan.GatewayNone)
+	m.Notes = append(m.Notes, "its containers have no gateway, and get none")
 }
 
 // endpointOf is how a container is to be connected so that all stays as it is.
@@ -343,10 +363,12 @@ func (m *move) endpointOf(id, name string, on *connection) (endpoint, error) {
 	if at.IPv4Address != "" || at.IPv6Address != "" || len(at.LinkLocalIPs) > 0 {
 		e.IPAMConfig = &at
 	}
-	mine := []string{lan.OptIP, lan.OptIdentity, lan.OptHostname, lan.OptClientID, lan.OptVendorClass, lan.OptUserClass}
+	mine := []string{lan.OptIP, lan.OptIdentity, lan.OptMAC, lan.OptHostname, lan.OptClientID, lan.OptVendorClass, lan.OptUserClass}
 	for key, value := range on.DriverOpts {
 		if isBuiltIn(m.To.Driver) && slices.Contains(mine, key) {
-			m.Notes = append(m.Notes, fmt.Sprintf("driver option %s of container %s is left out: it is lanyard's", key, name))
+			if key != lan.OptMAC { // of which more is said
+				m.Notes = append(m.Notes, fmt.Sprintf("driver option %s of container %s is left out: it is lanyard's", key, name))
+			}
 			continue
 		}
 		if e.DriverOpts == nil {
@@ -382,15 +404,6 @@ func (m *move) note() {
 	}
 }
 
-// atLeast compares versions of Docker's API.
-func atLeast(version string, major, minor int) bool {
-	var a, b int
-	if _, err := fmt.Sscanf(version, "%d.%d", &a, &b); err != nil {
-		return false
-	}
-	return a > major || a == major && b >= minor
-}
-
 // dockerContainer is a container as Docker shows it.
 type dockerContainer struct {
 	ID, Name string
@@ -410,6 +423,8 @@ type dockerContainer struct {
 type connection struct {
 	endpoint
 	NetworkID         string
+	MacAddress        string
+	Gateway           string
 	IPAddress         string
 	GlobalIPv6Address string
 }

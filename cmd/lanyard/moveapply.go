@@ -310,7 +310,7 @@ func createCommand(n *plan.Request) string {
 	return strings.Join(append(args, word(n.Name)), " ")
 }
 
-// connectCommand is docker network connect for a container. It has no flag for a MAC address.
+// connectCommand is docker network connect for a container.
 func connectCommand(network string, c member) string {
 	args := []string{"docker network connect"}
 	if at := c.On.IPAMConfig; at != nil {

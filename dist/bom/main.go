@@ -16,7 +16,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"slices"
 	"strings"
 )
@@ -56,13 +55,17 @@ type module struct {
 
 // linked are the modules in programs, sorted by path.
 func linked(binaries []string) ([]module, error) {
+	root, err := exec.Command("go", "env", "GOROOT").Output()
+	if err != nil {
+		return nil, fmt.Errorf("go env: %w", err)
+	}
 	found := map[string]module{}
 	for _, path := range binaries {
 		info, err := buildinfo.ReadFile(path)
 		if err != nil {
 			return nil, err
 		}
-		found["std"] = module{Path: "std", Version: strings.TrimPrefix(info.GoVersion, "go"), Dir: runtime.GOROOT()}
+		found["std"] = module{Path: "std", Version: strings.TrimPrefix(info.GoVersion, "go"), Dir: strings.TrimSpace(string(root))}
 		for _, dep := range info.Deps {
 			if dep.Replace != nil {
 				dep = dep.Replace

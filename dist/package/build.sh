@@ -48,7 +48,8 @@ GOARCH= GOOS= "$GO" run -buildvcs=false ./dist/bom -version "$VERSION" -sbom "$o
 
 # The example, which sets things, with all that it sets behind a #.
 export CONFIG=$work/config.yaml
-sed -E '1,/^$/!s/^([^#])/#\1/; s/^# \(docs\/cli\.md\)/# (man lanyard-daemon)/' docs/config.yaml >"$CONFIG"
+sed -E -e '1,/^$/!s/^([^#])/#\1/' -e 's|docs/|/usr/share/doc/lanyard/&|' \
+	-e '0,/^$/s/^$/# As it comes it sets nothing: take the # from the keys that you want.\n/' docs/config.yaml >"$CONFIG"
 
 mkdir -p "$work/nfpm/deb" "$work/nfpm/rpm"
 cp dist/package/nfpm.yaml "$work/nfpm"
@@ -116,7 +117,7 @@ for arch in $ARCHS; do
 			cp CHANGELOG.md "$STAGE/$name"
 			install -m 755 dist/package/install.sh "$STAGE/$name/install.sh"
 			settle "$STAGE"
-			tar -C "$STAGE" --sort=name --format=gnu --owner=0 --group=0 --numeric-owner --mtime="@$SOURCE_DATE_EPOCH" -c "$name" | gzip -9n >"$out/$name.tar.gz"
+			tar -C "$STAGE" --sort=name --format=gnu --owner=0 --group=0 --numeric-owner --mtime="@$SOURCE_DATE_EPOCH" -c "$name" | gzip -n >"$out/$name.tar.gz"
 		elif [ "$format" = deb ]; then
 			package deb "lanyard_$PKG_VERSION-1_$deb.deb"
 		else
@@ -126,5 +127,5 @@ for arch in $ARCHS; do
 	done
 done
 cd "$out"
-sha256sum lanyard* >SHA256SUMS
+find . -maxdepth 1 -type f -name 'lanyard*' -printf '%P\n' | sort | xargs sha256sum >SHA256SUMS
 ls -l --time-style=+ | awk 'NF > 4 { printf "%9d  %s\n", $5, $6 }'

@@ -65,9 +65,8 @@ func runAll(m *testing.M) (code int) {
 // builds makes what the host is to install: bin/lanyard, and the packages of all versions.
 func builds() error {
 	const script = `mkdir -p "$0/bin" && make build && cp bin/lanyard "$0/bin" && cp -r Makefile dist man "$0" || exit
-dist=$1; shift
-for version; do make dist ARCHS=amd64 VERSION=$version DIST="$dist/$version" || exit; done`
-	cmd := exec.Command("sh", append([]string{"-c", script, checkout, dist}, versions...)...)
+make dist ARCHS=amd64 VERSION=$2 DIST="$1/$2" && make dist ARCHS=amd64 VERSION=$3 DIST="$1/$3" FORMATS="deb rpm"`
+	cmd := exec.Command("sh", "-c", script, checkout, dist, versions[0], versions[1])
 	cmd.Dir = "../.."
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("make: %w: %s", err, out)

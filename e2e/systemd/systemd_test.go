@@ -113,13 +113,13 @@ func TestLanyardRestarts(t *testing.T) {
 	o.sh("docker run -d --stop-signal=SIGKILL --name pinger --network lan busybox:lab sh -c 'ping -i 0.2 %s >/tmp/log; sleep 1000'", webAddr)
 	mac := o.mac()
 	// With a page for others, as the configuration file asks for one.
-	o.sh("mkdir -p /etc/lanyard && cd /etc/lanyard && printf 'listen: 0.0.0.0:8780\nlisten-token-file: /etc/lanyard/page-token\n' >config.yaml && (umask 077; echo 0123456789abcdef >page-token)")
+	o.sh("cd /etc/lanyard && cp -p config.yaml /root && printf 'listen: 0.0.0.0:8780\nlisten-token-file: /etc/lanyard/page-token\n' >config.yaml && (umask 077; echo 0123456789abcdef >page-token)")
 	o.sh("systemctl restart lanyard.service")
 	o.onLAN(web, webAddr, mac)
 	const get = "busybox wget -qO- --header 'Authorization: Bearer 0123456789abcdef' http://127.0.0.1:8780"
 	o.says(get+"/v1/map", webAddr, mac, `"tags":[{"id":100`)
 	o.says(get+"/v1/traffic", `"rx_bytes":`) // it may enter the containers
-	o.sh("rm /etc/lanyard/config.yaml")
+	o.sh("mv /root/config.yaml /etc/lanyard/")
 	o.sh("systemctl kill -s KILL lanyard.service")
 	o.eventually("lanyard is back after SIGKILL", func() string {
 		out, _ := o.Run(ctx, "lanyard endpoint ls")

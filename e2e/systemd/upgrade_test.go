@@ -93,16 +93,20 @@ func TestRemove(t *testing.T) {
 	})
 	o.sh("docker restart %s", web)
 	o.onLAN(web, webAddr, mac)
-	// What an administrator has disabled stays so.
-	o.sh("systemctl disable --now lanyard.socket lanyard.service && dpkg -i %s", deb(versions[1]))
-	o.active("lanyard.socket lanyard.service", "inactive inactive")
-	o.sh("systemctl enable --now lanyard.socket lanyard.service")
+	// A lanyard that is not the unit's, as Docker's plugin is not.
+	o.sh("systemctl disable --now lanyard.socket lanyard.service && systemd-run --quiet --unit=other -p Type=notify lanyard daemon")
+	o.says("dpkg -i "+deb(versions[1])+" 2>&1", "a lanyard runs already, and not by its unit", "systemctl enable --now lanyard.socket lanyard.service")
+	o.active("lanyard.socket lanyard.service other.service", "inactive inactive active")
+	o.sh("systemctl stop other.service && systemctl enable --now lanyard.socket lanyard.service")
 }
 
 func TestPurge(t *testing.T) {
 	o := operate(t)
 	o.sh("docker rm -f %s && docker network rm lan", web)
 	o.noLinks()
+	o.sh("systemctl stop lanyard.socket lanyard.service && systemd-run --quiet --unit=other -p Type=notify lanyard daemon")
+	o.says("sh /var/lib/dpkg/info/lanyard.postrm purge 2>&1; ls /var/lib/lanyard", "/var/lib/lanyard is kept", "lanyard.db")
+	o.sh("systemctl stop other.service && systemctl start lanyard.socket lanyard.service")
 	if out := o.sh("dpkg --purge lanyard 2>&1"); strings.Contains(out, "warning") || strings.Contains(out, "networks of lanyard's") {
 		t.Error(out)
 	}
@@ -187,6 +191,10 @@ TZ=Asia/Tokyo LC_ALL=C.UTF-8 GOFLAGS=-buildvcs=true make dist ARCHS=amd64 VERSIO
 	cmd.Dir = "../.."
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
+	}
+	bill, err := os.ReadFile(two + "/lanyard-" + versions[0] + ".cdx.json")
+	if err != nil || !strings.Contains(string(bill), `"purl": "pkg:golang/go.etcd.io/bbolt@v`) {
+		t.Errorf("the SBOM does not name bbolt: %v\n%s", err, bill)
 	}
 	names, err := filepath.Glob(dist + "/" + versions[0] + "/*")
 	if err != nil || len(names) != 5 {

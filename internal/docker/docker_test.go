@@ -234,7 +234,7 @@ func TestCreateEndpoint(t *testing.T) {
 		{name: "loopback", iface: `{"Address":"127.0.0.1/8"}`, options: `{}`,
 			user: "remote: IPv4 address 127.0.0.1/8 cannot be a container's"},
 		{name: "unknown driver-opt", iface: `{}`, options: `{"color":"red"}`,
-			user: `remote: unknown endpoint option "color"; known are com.docker.network.endpoint.ifname, com.docker.network.endpoint.sysctls, dhcp_client_id, dhcp_user_class, dhcp_vendor_class, hostname, identity, ip`},
+			user: `remote: unknown endpoint option "color"; known are com.docker.network.endpoint.ifname, com.docker.network.endpoint.sysctls, dhcp_client_id, dhcp_user_class, dhcp_vendor_class, hostname, identity, ip, mac_address`},
 		{name: "name that is no text", iface: `{}`, options: `{"com.docker.network.endpoint.ifname":["a"]}`,
 			user: "remote: option com.docker.network.endpoint.ifname: want text"},
 		{name: "options that are text", iface: `{}`, options: `"a"`,

@@ -99,6 +99,12 @@ func (h *Handler) createEndpoint(ctx context.Context, q createEndpointRequest) (
 	if r.Options, err = lan.ParseEndpointOptions(q.Options); err != nil {
 		return nil, err
 	}
+	if mac := r.Options.MAC; mac != nil {
+		if r.MAC != "" && r.MAC != mac.String() {
+			return nil, lan.Refusef(lan.ErrInvalid, "MAC address %s is asked for, and by driver option %s another one, %s; give one of them", r.MAC, lan.OptMAC, mac)
+		}
+		r.MAC = mac.String()
+	}
 	if ports, ok := q.Options[keyPortMap].([]any); ok {
 		r.Published = len(ports)
 	}
@@ -111,6 +117,9 @@ func (h *Handler) createEndpoint(ctx context.Context, q createEndpointRequest) (
 	var a createEndpointAnswer
 	if q.Interface.MacAddress == "" {
 		a.Interface.MacAddress = g.MAC
+		if r.MAC != "" { // by the option: Docker does not know it
+			a.Interface.MacAddress = r.MAC
+		}
 	}
 	if q.Interface.Address == "" && g.IPv4.IsValid() {
 		a.Interface.Address = g.IPv4.String()

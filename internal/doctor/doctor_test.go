@@ -749,7 +749,7 @@ func TestVLANs(t *testing.T) {
 	use("eth1.100", "192.168.7.1")
 	r := s.run("")
 	want(t, r, "vlan", OK, "is on the trunk")
-	want(t, r, "parent", OK, "eth1.100 is not there yet")
+	want(t, r, "parent", OK, "eth1.100 is made with the first network")
 	want(t, r, "new-mac", OK)
 	s.host.IP("link add link eth1 name eth1.100 type vlan id 100")
 	s.host.IP("link set eth1.100 up")

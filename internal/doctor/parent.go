@@ -63,10 +63,11 @@ func (s *sight) checkLinks(w *wire) []Finding {
 	if len(w.layers) > 1 {
 		what = fmt.Sprintf("%s on %s is up", w.layers[0].Name, base.Name)
 	}
+	what += ", " + kindText(base.Kind)
 	if !w.made {
-		what += fmt.Sprintf("; %s is not there yet, and is made with the first network on it", w.parentName())
+		what += fmt.Sprintf("; %s is made with the first network on it", w.parentName())
 	}
-	return []Finding{found("parent", w.text, OK, "%s, %s", what, kindText(base.Kind))}
+	return []Finding{found("parent", w.text, OK, "%s", what)}
 }
 
 // kindText is what a link is, in words.

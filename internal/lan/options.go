@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"maps"
+	"net"
 	"net/netip"
 	"slices"
 	"sort"
@@ -44,6 +45,7 @@ const (
 	optSubnet      = "subnet"
 	OptIP          = "ip"
 	OptIdentity    = "identity"
+	OptMAC         = "mac_address"
 	OptHostname    = "hostname"
 	OptClientID    = "dhcp_client_id"
 	OptVendorClass = "dhcp_vendor_class"
@@ -390,6 +392,10 @@ func Options() []Option {
 		{
 			Name: OptIdentity, Scope: OnEndpoint, Kinds: "both", Values: "1 to 128 characters", Default: "the user's MAC address, if any",
 			Doc: "With the network's option `subnet` or `source`: who this container is. The same word gets the same address again.",
+		},
+		{
+			Name: OptMAC, Scope: OnEndpoint, Kinds: "macvlan", Values: "MAC address", Default: "`--mac-address`, or the same one for the same address",
+			Doc: "The MAC address of the link, for `docker network connect`, which has no flag for it.",
 		},
 		{
 			Name: OptHostname, Scope: OnEndpoint, Kinds: "both", Values: "a host name", Default: "the container's name, where the engine says it (29 and newer)",
@@ -847,6 +853,8 @@ func (n *Network) checkHostAccess() error {
 // EndpointOptions are the driver-opts of one container on one network.
 type EndpointOptions struct {
 	IfName string
+	// MAC is the link's address; nil leaves it to Docker's request.
+	MAC net.HardwareAddr
 	// IP and Identity are for networks whose subnets are options of theirs.
 	IP       []netip.Addr
 	Identity string
@@ -865,7 +873,7 @@ func ParseEndpointOptions(opts map[string]any) (EndpointOptions, error) {
 	var out EndpointOptions
 	for _, key := range slices.Sorted(maps.Keys(opts)) {
 		text, isText := opts[key].(string)
-		ours := slices.Contains([]string{OptIfName, OptIP, OptIdentity, OptHostname, OptClientID, OptVendorClass, OptUserClass}, key)
+		ours := slices.Contains([]string{OptIfName, OptIP, OptIdentity, OptMAC, OptHostname, OptClientID, OptVendorClass, OptUserClass}, key)
 		switch {
 		case ours && !isText:
 			return out, Refusef(ErrInvalid, "option %s: want text", key)
@@ -891,6 +899,12 @@ func ParseEndpointOptions(opts map[string]any) (EndpointOptions, error) {
 				return out, Refusef(ErrInvalid, "identity %q: want 1 to 128 characters without white space", text)
 			}
 			out.Identity = text
+		case key == OptMAC:
+			mac, err := ParseMAC(text)
+			if err != nil {
+				return out, err
+			}
+			out.MAC = mac
 		case key == OptHostname:
 			if out.Hostname = text; !IsDomain(text) {
 				return out, Refusef(ErrInvalid, "hostname %q: want letters, digits and '-', at most 63 of them between dots", text)
