@@ -22,6 +22,7 @@ type threads struct {
 	known map[string][]*thread
 	// addrs are the addresses of endpoints, so that their release is found to belong to their end.
 	addrs map[string][]string
+	swept time.Time // when old threads were forgotten
 }
 
 type thread struct {
@@ -155,9 +156,10 @@ func (ts *threads) went(t *thread, method string, q, a *about) {
 		ts.known[key] = append(ts.known[key], t)
 	}
 	t.keys = append(t.keys, keys...)
-	if len(ts.known) < 1000 {
+	if time.Since(ts.swept) < threadLife/2 {
 		return
 	}
+	ts.swept = time.Now()
 	for _, list := range ts.known {
 		for _, old := range append([]*thread{}, list...) {
 			if time.Since(old.at) > threadLife {
