@@ -48,7 +48,7 @@ func TestGuideHomeLab(t *testing.T) {
 
 // The host has three ports more than its own, and each has a station at its other end.
 func TestGuideNetworkFunctions(t *testing.T) {
-	onNewest(t, func(u *user) {
+	onEach(t, func(u *user) {
 		u.sh(guide.Images)
 		for _, n := range []string{"2", "3"} {
 			u.sh(fmt.Sprintf("ip link add eth%[1]s type veth peer name wire%[1]s && ip link set eth%[1]s up && ip link set wire%[1]s up", n))
