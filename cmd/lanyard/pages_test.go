@@ -37,6 +37,11 @@ func TestPagesNameWhatIsThere(t *testing.T) {
 		}
 		return string(text)
 	}
+	for _, page := range pages {
+		if m := regexp.MustCompile(`(?m)^(<{7}|>{7}) `).FindString(read(page)); m != "" {
+			t.Errorf("%s has marks of a merge: %s", page, m)
+		}
+	}
 	makefile, code := read(filepath.Join(root, "Makefile")), ""
 	for _, path := range tests {
 		code += read(path)
