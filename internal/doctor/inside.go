@@ -151,7 +151,7 @@ func (s *sight) checkLeases(ours map[string]*network) (list []Finding) {
 		list = append(list, f.try("lanyard lease inspect %s", l.ID).try("lanyard lease renew %s", l.ID))
 	}
 	if good > 0 && len(list) == 0 {
-		list = append(list, found("lease", onHost, OK, "%s of containers are renewed", count(good, "lease")))
+		list = append(list, found("lease", onHost, OK, "%s of containers, with nothing wrong", count(good, "lease")))
 	}
 	return list
 }
@@ -211,7 +211,11 @@ func (s *sight) checkContainer(ctx context.Context, e *endpoint, ping bool) (lis
 	if len(list) > 0 {
 		return list
 	}
-	list = append(list, found("container-link", e.String(), OK, "%s is up, with %s", name, prefixTexts(e.addrs)))
+	with := prefixTexts(e.addrs)
+	if len(e.addrs) == 0 && len(have) > 0 {
+		with = addrList(have) + ", which the container has made itself"
+	}
+	list = append(list, found("container-link", e.String(), OK, "%s is up, with %s", name, with))
 	list = append(list, s.checkRoute(e, l, routes)...)
 	if ping {
 		for _, g := range e.gateways() {
