@@ -280,10 +280,13 @@ func refuse(target string, names []string) error {
 	return lan.Refusef(lan.ErrNotFound, "%s", text)
 }
 
-// count is "1 network", "3 networks".
+// count is "1 network", "3 networks", "2 addresses".
 func count(n int, noun string) string {
-	if n == 1 {
+	switch {
+	case n == 1:
 		return "1 " + noun
+	case strings.HasSuffix(noun, "s"):
+		noun += "e"
 	}
 	return fmt.Sprintf("%d %ss", n, noun)
 }

@@ -637,7 +637,7 @@ func TestKernelModules(t *testing.T) {
 	s.network.Kind, s.network.Mode = lan.Ipvlan, lan.ModeL2
 	s.file("etc/os-release", "ID=ubuntu\nID_LIKE=debian\n")
 	s.file("proc/sys/kernel/osrelease", "6.8.0-45-generic\n")
-	want(t, s.run(""), "kernel-modules", Failure, "networks here need", "linux-modules-extra-6.8.0-45-generic")
+	want(t, s.run(""), "kernel-modules", Failure, "networks here need", "linux-modules-extra-6.8.0-45-generic", "modprobe 8021q")
 	s.file("lib/modules/6.8.0-47-generic/modules.dep", "")
 	want(t, s.run(""), "kernel-modules", Failure, "upgraded since the last boot", "reboot")
 }

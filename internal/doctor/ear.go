@@ -32,6 +32,7 @@ import (
 type heard struct {
 	// own and fresh are the MAC addresses that were asked from: the host's, and one that the LAN has not seen.
 	own, fresh net.HardwareAddr
+	gateways   []netip.Addr // that were asked for
 	// frames counts what came by tag, "" for none; only what goes to all, and answers.
 	frames map[string]int
 	// toOwn and toFresh are the MAC addresses that said to have an address, to either.
@@ -72,6 +73,9 @@ const (
 	maxHear = 2048
 )
 
+// allNodes is where routers advertise themselves, and who is asked for an IPv6 address says so (RFC 2464 section 7).
+var allNodes = net.HardwareAddr{0x33, 0x33, 0, 0, 0, 1}
+
 // tagsText is how a stack of tags is told: "100", "200.100", "" for none.
 func tagsText(ids []uint16) string {
 	var parts []string
@@ -111,17 +115,14 @@ func listen(ctx context.Context, at packet.Link, questions []*question, d time.D
 			return err
 		}
 	}
-	for _, group := range []string{"33:33:00:00:00:01"} { // all nodes: routers advertise to it
-		mac, _ := net.ParseMAC(group)
-		if err := sock.Join(mac); err != nil {
-			return err
-		}
+	if err := sock.Join(allNodes); err != nil {
+		return err
 	}
 	var xid [4]byte
 	rand.Read(xid[:])
 	counts := map[string]int{}
 	for _, q := range questions {
-		q.heard = &heard{own: own, fresh: fresh, frames: counts, toOwn: map[netip.Addr][]net.HardwareAddr{}, toFresh: map[netip.Addr][]net.HardwareAddr{}}
+		q.heard = &heard{own: own, fresh: fresh, gateways: q.gateways, frames: counts, toOwn: map[netip.Addr][]net.HardwareAddr{}, toFresh: map[netip.Addr][]net.HardwareAddr{}}
 	}
 	done := make(chan error, 1)
 	go func() { done <- ask(ctx, sock, questions, xid, d) }()
@@ -271,8 +272,8 @@ func (q *question) hear(tags string, frame []byte, xid [4]byte) {
 		}
 	}
 	if o, ok := dhcp.Offered(frame, h.fresh, xid); ok && q.dhcp {
-		switch same := func(p dhcp.Offer) bool { return p.Server == o.Server && slices.Equal(p.Via, o.Via) }; {
-		case mine && !slices.ContainsFunc(h.offers, same):
+		same := func(p dhcp.Offer) bool { return p.Server == o.Server && slices.Equal(p.Via, o.Via) }
+		if mine && !slices.ContainsFunc(h.offers, same) {
 			h.offers = append(h.offers, o)
 		}
 	}

@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -24,20 +25,18 @@ type Message struct {
 
 // Explain finds what is behind an error message, which may have other text around it, as a log has.
 func Explain(text string) (list []Message) {
+	all := Messages()
+	patterns := make([]*regexp.Regexp, len(all))
+	for i, m := range all {
+		patterns[i] = regexp.MustCompile(m.match)
+	}
+	seen := map[string]bool{}
 	for line := range strings.Lines(text) {
 		line = strings.Join(strings.Fields(strings.ToLower(line)), " ")
-		for _, m := range Messages() {
-			if ok := regexp.MustCompile(m.match).MatchString(line); !ok {
-				continue
-			}
-			seen := false
-			for _, had := range list {
-				seen = seen || had.Name == m.Name
-			}
-			if !seen {
-				list = append(list, m)
-			}
-			break
+		i := slices.IndexFunc(patterns, func(p *regexp.Regexp) bool { return p.MatchString(line) })
+		if i >= 0 && !seen[all[i].Name] {
+			seen[all[i].Name] = true
+			list = append(list, all[i])
 		}
 	}
 	return list

@@ -53,14 +53,14 @@ func (s *sight) checkKernel() []Finding {
 		}
 		return []Finding{f}
 	}
-	var works, missing []string
+	var works, missing, load []string
 	needed := false
 	for _, k := range kinds {
 		if lacks[k.module] == nil {
 			works = append(works, k.text)
 			continue
 		}
-		missing = append(missing, k.text)
+		missing, load = append(missing, k.text), append(load, "modprobe "+k.module)
 		needed = needed || slices.ContainsFunc(s.nets, func(n *network) bool {
 			return string(n.kind) == k.module || k.module == "8021q" && strings.Contains(n.spec.String(), ".")
 		})
@@ -87,11 +87,7 @@ func (s *sight) checkKernel() []Finding {
 	if s.modulesGone(release) {
 		return []Finding{f.because("The kernel was upgraded since the last boot: the modules of the running one, %s, are gone.", release).try("reboot")}
 	}
-	return []Finding{f.try("%s", packageFor(s.text("etc/os-release"), release)).try("modprobe %s", modulesOf(missing))}
-}
-
-func modulesOf(missing []string) string {
-	return strings.Join(missing, ", modprobe ")
+	return []Finding{f.try("%s", packageFor(s.text("etc/os-release"), release)).try("%s", strings.Join(load, ", "))}
 }
 
 // tryKinds makes a link of each kind in a new namespace, and says which the kernel refuses. An error means that it could
@@ -375,7 +371,7 @@ func (s *sight) checkCluster() (list []Finding) {
 	list = append(list, found("etcd", onHost, OK, "etcd answers, for %s", count(len(h.Hosts), "host")))
 	for _, o := range h.Hosts {
 		if !o.Alive && !o.Self {
-			f := found("etcd", "host "+o.Name, Warning, "is silent, and keeps its %s", countOf(o.Addresses, "address", "addresses")).
+			f := found("etcd", "host "+o.Name, Warning, "is silent, and keeps its %s", count(o.Addresses, "address")).
 				because("Nothing was heard of the host for half a minute or more: it is down, or it does not reach etcd. Its addresses are kept for it.").
 				try("lanyard host ls").try("lanyard host forget %s, if it is gone for good", o.Name)
 			if !o.Silent.IsZero() {
@@ -385,13 +381,6 @@ func (s *sight) checkCluster() (list []Finding) {
 		}
 	}
 	return list
-}
-
-func countOf(n int, one, more string) string {
-	if n == 1 {
-		return "1 " + one
-	}
-	return fmt.Sprintf("%d %s", n, more)
 }
 
 // checkClock judges whether something sets the clock.

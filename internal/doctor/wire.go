@@ -169,7 +169,7 @@ func (s *sight) checkGateways(w *wire) (list []Finding) {
 	h := w.heard
 	newMAC := Note // nobody answered either
 	var evidence []string
-	for _, g := range s.questionFor(w).gateways {
+	for _, g := range h.gateways {
 		own, fresh := h.toOwn[g], h.toFresh[g]
 		if len(own) > 0 && g.Is4() {
 			evidence = append(evidence, fmt.Sprintf("%s answered %s", g, h.own))
@@ -340,7 +340,7 @@ func wantsDHCP(nets []*network) (list []*network) {
 	return list
 }
 
-// sameServer reports whether all offers are of servers that stand behind one device, such as a relay's.
+// sameServer reports whether all offers are of one server, which several relays may have passed on.
 func sameServer(offers []dhcp.Offer) bool {
 	for _, o := range offers {
 		if o.Server != offers[0].Server {
