@@ -212,8 +212,9 @@ func (s *sight) checkContainer(ctx context.Context, e *endpoint, ping bool) (lis
 		return list
 	}
 	with := prefixTexts(e.addrs)
-	if len(e.addrs) == 0 && len(have) > 0 {
-		with = addrList(have) + ", which the container has made itself"
+	own := slices.DeleteFunc(slices.Clone(have), func(a netlink.Addr) bool { return a.IP.IsLinkLocalUnicast() })
+	if len(e.addrs) == 0 && len(own) > 0 {
+		with = addrList(own) + ", which the container has made itself"
 	}
 	list = append(list, found("container-link", e.String(), OK, "%s is up, with %s", name, with))
 	list = append(list, s.checkRoute(e, l, routes)...)
