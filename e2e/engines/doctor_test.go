@@ -81,9 +81,7 @@ func TestDoctor(t *testing.T) {
 		d.finds(u, "gateway", "ok", "192.168.0.1") // Docker knows the network too
 		u.mustDo(u.StartLanyard(ctx))
 		u.sh("docker rm -f c1 && docker network rm lan")
-		d = u.doctor("eth1")
-		d.finds(u, "parent", "ok")
-		d.finds(u, "wire", "ok")
+		u.doctor("eth1").finds(u, "parent", "ok") // nobody is there to be heard
 
 		// Host and container.
 		u.sh("ip addr flush dev wire && ip addr add 192.168.0.9/16 dev eth1")
