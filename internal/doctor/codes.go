@@ -129,7 +129,7 @@ func Codes() []Code {
 			"The pool is full, or nearly: the next containers cannot be started.",
 			[]string{"lanyard pool inspect POOL", "lanyard address ls --state resting, and lanyard address release for those that are not needed"}},
 		{"conflict", "Does anybody use an address of a container, or of a pool?",
-			"The daemon has heard another device use an address. One that a container has is defended, one that is free is not given out.",
+			"The daemon has heard another device use a container's address, which it defends; connections break in turns. One that is free is not given out, and needs nothing.",
 			[]string{"find the device by its MAC address", "lanyard address ls --state conflict"}},
 		{"lease", "Are DHCP leases renewed?",
 			"A DHCP server does not renew a container's lease, or took it back.",

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/lanyard-net/lanyard/internal/control"
 	"github.com/lanyard-net/lanyard/internal/ipam"
 	"github.com/lanyard-net/lanyard/internal/netns"
 )
@@ -35,7 +36,7 @@ func (s *sight) checkNetworks(ctx context.Context) (list []Finding) {
 		ours[n.id] = n
 	}
 	list = append(list, s.checkPools(ours)...)
-	list = append(list, s.checkConflicts(ours)...)
+	list = append(list, s.checkConflicts()...)
 	list = append(list, s.checkLeases(ours)...)
 	var mu sync.Mutex // guards list
 	var work errgroup.Group
@@ -97,16 +98,23 @@ func (s *sight) checkPools(ours map[string]*network) (list []Finding) {
 }
 
 // checkConflicts tells of addresses that the daemon has heard others use.
-func (s *sight) checkConflicts(ours map[string]*network) (list []Finding) {
-	for _, a := range s.Daemon.Conflicts {
-		if len(s.nets) > 0 && ours[a.Network] == nil && !s.onWire(a.Wire) {
-			continue
+func (s *sight) checkConflicts() (list []Finding) {
+	for _, n := range s.nets {
+		var taken []string
+		for _, a := range s.Daemon.Conflicts {
+			switch {
+			case !control.InNetwork(s.Daemon.Pools, n.id, &a):
+				// It is another network's, or none's any more.
+			case a.Rival != "":
+				list = append(list, found("conflict", n.String(), Failure, "the address %s of container %s is used by %s too", a.Address, orUnknown(a.Container), a.Rival).with("on %s", a.Wire))
+			case a.State == ipam.StateConflict:
+				taken = append(taken, fmt.Sprintf("%s by %s, since %s", a.Address, orUnknown(a.MAC), a.Since.Format(time.RFC3339)))
+			}
 		}
-		switch {
-		case a.State == ipam.StateConflict:
-			list = append(list, found("conflict", "address "+a.Address.String(), Warning, "is used by %s, and not given out", orUnknown(a.MAC)).with("since %s on %s", a.Since.Format(time.RFC3339), a.Wire))
-		case a.Rival != "":
-			list = append(list, found("conflict", "address "+a.Address.String(), Failure, "is container %s's, and %s uses it too", orUnknown(a.Container), a.Rival).with("on %s", a.Wire))
+		if len(taken) > 0 {
+			f := found("conflict", n.String(), Note, "%s of what it gives out are used by others, and left out", count(len(taken), "address"))
+			f.Evidence = taken[:min(len(taken), 8)]
+			list = append(list, f)
 		}
 	}
 	return list
@@ -119,10 +127,6 @@ func orUnknown(s string) string {
 	return s
 }
 
-func (s *sight) onWire(text string) bool {
-	return slices.ContainsFunc(s.wires, func(w *wire) bool { return w.text == text })
-}
-
 // checkLeases judges whether leases are renewed.
 func (s *sight) checkLeases(ours map[string]*network) (list []Finding) {
 	good := 0
@@ -130,7 +134,11 @@ func (s *sight) checkLeases(ours map[string]*network) (list []Finding) {
 		if n := ours[l.Network]; n == nil {
 			continue
 		}
-		f := found("lease", fmt.Sprintf("lease %s, %s", l.ID, l.Address), Warning, "%s", l.Problem)
+		subject := "lease " + l.ID
+		if l.Address.IsValid() {
+			subject += ", " + l.Address.String()
+		}
+		f := found("lease", subject, Warning, "%s", l.Problem)
 		switch {
 		case l.State == ipam.LeaseLost:
 			f.Verdict, f.What = Failure, "was taken back or ended, and the container runs without an address"
