@@ -120,6 +120,8 @@ func TestExplain(t *testing.T) {
 			{"mac-in-use", create + "--subnet 10.81.0.0/24 -o parent=eth1 a && " + run + "--mac-address 02:42:00:00:81:01 --network a busybox:lab", "docker run --rm --mac-address 02:42:00:00:81:01 --network a busybox:lab true", ""},
 			{"address-in-use", create + "--subnet 10.81.0.0/24 -o parent=eth1 a && " + run + "--ip 10.81.0.9 --network a busybox:lab", "docker run --rm --ip 10.81.0.9 --network a busybox:lab true", ""},
 			{"pool-overlaps", create + "--subnet 10.81.0.0/24 -o parent=eth1 a", create + "--subnet 10.81.0.0/16 -o parent=m8 b", ""},
+			{"pool-full", create + "--subnet 10.81.0.0/30 -o parent=eth1 a && " + run + "--network a busybox:lab", "docker run --rm --network a busybox:lab true", ""},
+			{"pool-full", "docker network create -d lanyard --ipam-driver lanyard --subnet 10.81.0.0/30 -o parent=eth1 a && " + run + "--network a busybox:lab", "docker run --rm --network a busybox:lab true", ""},
 			{"vlan-name", "", create + "--subnet 10.81.0.0/24 -o parent=en0 a", ""},
 			{"vlan-name", "", create + "--subnet 10.81.0.0/24 -o parent=eth1.20.200 a", ""},
 			{"parent-not-found", "", create + "--subnet 10.81.0.0/24 -o parent=eth9.10 a", ""},

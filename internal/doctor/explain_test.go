@@ -44,6 +44,9 @@ func TestExplain(t *testing.T) {
 		{`docker: Error response from daemon: failed to set up container networking: failed to add interface vethb640d78 to sandbox: error setting interface "vethb640d78" MAC to "02:42:00:00:81:01": address already in use`, "mac-in-use"},
 		{`docker: Error response from daemon: Invalid address 10.99.0.9: It does not belong to any of this network's subnets.`, "no-subnet-has-it"},
 		{"docker: conflicting options: cannot specify both --mac-address and per-network MAC address", "container-mac"},
+		{"docker: Error response from daemon: remote: address 192.168.1.240 is in use on eth0 by 2c:3a:fd:00:10:f0, which answered just now; try: another address, or -o acd=off", "address-in-use"},
+		{"Error response from daemon: remote: pool 10.0.0.0/30@eth1 on eth1 is full: of 2 addresses 2 are held", "pool-full"},
+		{"Error response from daemon: no available IPv4 addresses on this network's address pools: lan (1234)", "pool-full"},
 		{"the sky is blue", ""},
 		{"", ""},
 	} {
