@@ -398,7 +398,7 @@ func (m *move) note() {
 		}
 	}
 	if p := m.From.Labels["com.docker.compose.project"]; p != "" {
-		m.Notes = append(m.Notes, fmt.Sprintf("Compose project %s made the network, and finds it again by its name and labels; in its file change \"driver: %s\" to \"driver: %s\", before docker compose down and up", p, m.From.Driver, m.To.Driver))
+		m.Notes = append(m.Notes, fmt.Sprintf("Compose project %s made the network, and finds it again by its name and labels; in its file change \"driver: %s\" to \"driver: %s\", and then docker compose up -d --force-recreate", p, m.From.Driver, m.To.Driver))
 	} else if len(projects) > 0 {
 		m.Notes = append(m.Notes, fmt.Sprintf("containers of Compose project %s are on it; docker compose up finds it by its name", strings.Join(slices.Sorted(maps.Keys(projects)), ", ")))
 	}

@@ -115,7 +115,7 @@ func TestHowNetworksMove(t *testing.T) {
 			notes: []string{"option macvlan_mod=vepa is left out: Docker's driver does not read it"}},
 		{name: "Compose", network: strings.Replace(bare, `"Name"`, `"Labels":{"com.docker.compose.project":"shop","com.docker.compose.network":"lan"},"Name"`, 1),
 			want:  "--label com.docker.compose.network=lan --label com.docker.compose.project=shop -o parent=eth1.100 lan",
-			notes: []string{`Compose project shop made the network, and finds it again by its name and labels; in its file change "driver: macvlan" to "driver: lanyard", before docker compose down and up`}},
+			notes: []string{`Compose project shop made the network, and finds it again by its name and labels; in its file change "driver: macvlan" to "driver: lanyard", and then docker compose up -d --force-recreate`}},
 		{name: "a container that runs", network: bare,
 			container: `{"Id":"c1","Name":"/web",` + moveOn + `"NetworkSettings":{"Networks":{"lan":{"NetworkID":"` + moveNet + `","IPAddress":"10.0.0.7","MacAddress":"02:42:0a:00:00:07","Aliases":["c1","www"],"GwPriority":3}}}}`,
 			want:      "docker network connect --ip 10.0.0.7 --alias www --driver-opt mac_address=02:42:0a:00:00:07 --gw-priority 3 lan web"},

@@ -167,3 +167,49 @@ func TestImportShim(t *testing.T) {
 		u.sh("ip link del macvlan-shim && docker rm -f inway && docker network rm inway")
 	})
 }
+
+// A project of Compose's whose network moves: up finds all as its file says, before and after the file says lanyard.
+func TestImportCompose(t *testing.T) {
+	onEach(t, func(u *user) {
+		const file = `
+services:
+  web:
+    image: busybox:lab
+    stop_signal: SIGKILL
+    networks: {lan: {ipv4_address: 10.93.0.20}}
+networks:
+  lan:
+    driver: macvlan
+    driver_opts: {parent: eth1}
+    ipam: {config: [{subnet: 10.93.0.0/24, gateway: 10.93.0.1}]}
+`
+		write := func(text string) { u.sh("cat >compose.yaml <<'EOF'" + text + "EOF") }
+		const up = "docker compose -p moved up -d --pull never 2>&1"
+		write(file)
+		u.sh(up)
+		id := u.sh("docker inspect moved-web-1 --format '{{.Id}}'")
+		u.sh("lanyard import --apply moved_lan")
+		stands := func(when string) {
+			u.t.Helper()
+			if got := u.addr("moved-web-1", "moved_lan"); got != "10.93.0.20" {
+				u.t.Errorf("%s: web has %s", when, got)
+			}
+			if got := u.sh("docker network inspect moved_lan --format '{{.Driver}}'"); got != "lanyard" {
+				u.t.Errorf("%s: the network is of driver %s", when, got)
+			}
+		}
+		stands("after the move")
+		u.sh(up)
+		stands("after up with the old file")
+		if now := u.sh("docker inspect moved-web-1 --format '{{.Id}}'"); now != id {
+			u.t.Error("up has made the container anew")
+		}
+		write(strings.Replace(strings.Replace(file, "driver: macvlan", "driver: lanyard", 1), "ipam: {config", "ipam: {driver: lanyard, config", 1))
+		u.sh(strings.Replace(up, "up -d", "up -d --force-recreate", 1))
+		stands("after up --force-recreate with the new file")
+		u.sh("docker compose -p moved down -t 0")
+		u.sh(up)
+		stands("after down and up with the new file")
+		u.sh("docker compose -p moved down -t 0 && rm compose.yaml")
+	})
+}
