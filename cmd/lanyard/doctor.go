@@ -72,8 +72,8 @@ func newDoctor(g *globals) *cobra.Command {
 			work.Go(func() error { c.Daemon = askDaemon(cmd.Context(), g.client(cmd)); return nil })
 			work.Go(func() error { c.Engine = askEngine(cmd.Context()); return nil })
 			work.Wait()
-			if e, ok := cmd.ErrOrStderr().(*os.File); ok && isTerminal(e) && !asJSON {
-				c.Progress = func(what string) { fmt.Fprintf(e, "%s ...\n", what) }
+			if _, ok := terminalWidth(cmd.ErrOrStderr()); ok && !asJSON {
+				c.Progress = func(what string) { fmt.Fprintf(cmd.ErrOrStderr(), "%s ...\n", what) }
 			}
 			r, err := doctor.Run(cmd.Context(), c)
 			if err != nil {
@@ -164,17 +164,14 @@ func askEngine(ctx context.Context) (e doctor.Engine) {
 	}
 	e.System = info.OperatingSystem
 	e.Rootless = slices.Contains(info.SecurityOptions, "name=rootless")
-	e.Plugin = slices.ContainsFunc(info.Plugins.Network, func(p string) bool { return plan.IsDriver(p, "lanyard") && strings.Contains(p, ":") })
-	var list []struct {
-		plan.Request
-		ConfigOnly bool
-	}
+	e.Plugin = slices.ContainsFunc(info.Plugins.Network, func(p string) bool { return plan.IsDriver(p, defaultDriver) && strings.Contains(p, ":") })
+	var list []dockerNet
 	if e.Partial = api.get(ctx, "/networks", &list); e.Partial != nil {
 		return e
 	}
 	for _, n := range list {
-		ours := plan.IsDriver(n.Driver, "lanyard")
-		if !ours && n.Driver != string(lan.Macvlan) && n.Driver != string(lan.Ipvlan) || n.ConfigOnly {
+		ours := plan.IsDriver(n.Driver, defaultDriver)
+		if !ours && !isBuiltIn(n.Driver) || n.ConfigOnly {
 			continue
 		}
 		d := doctor.EngineNetwork{ID: n.ID, Name: n.Name, Driver: n.Driver, Ours: ours, Scope: n.Scope, Options: n.Options}
@@ -314,19 +311,6 @@ func wrap(text string, width int) (lines []string) {
 	return append(lines, line)
 }
 
-func counted(n int, noun string) string {
-	if n == 1 {
-		return "1 " + noun
-	}
-	return fmt.Sprintf("%d %ss", n, noun)
-}
-
-// isTerminal reports whether a file is one.
-func isTerminal(f *os.File) bool {
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
-}
-
 func newExplain() *cobra.Command {
 	var asJSON, list bool
 	cmd := &cobra.Command{
@@ -338,7 +322,7 @@ func newExplain() *cobra.Command {
 			"message that it knows once. One that it does not know is an error. It asks no daemon.",
 		Example: "  lanyard explain \"failed to create the macvlan port: device or resource busy\"\n" +
 			"  lanyard explain new-mac\n  journalctl -u docker -n 200 | lanyard explain\n  lanyard explain --list",
-		Args: func(cmd *cobra.Command, args []string) error { return nil },
+		Args: cobra.ArbitraryArgs,
 		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) (codes []cobra.Completion, _ cobra.ShellCompDirective) {
 			for _, c := range doctor.Codes() {
 				codes = append(codes, cobra.CompletionWithDesc(c.Name, c.Title))

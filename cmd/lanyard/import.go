@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -113,7 +114,7 @@ func newImport(g *globals) *cobra.Command {
 				}
 				err := v.apply(ctx, s.move, func(format string, args ...any) { fmt.Fprintf(cmd.ErrOrStderr(), format+"\n", args...) })
 				if failed = append(failed, err); err == nil && !asJSON {
-					fmt.Fprintf(cmd.OutOrStdout(), "network %s is %s's now, with %s\n", s.Network, s.To, countOf(len(s.Containers), "container"))
+					fmt.Fprintf(cmd.OutOrStdout(), "network %s is %s's now, with %s\n", s.Network, s.To, counted(len(s.Containers), "container"))
 				}
 				if ctx.Err() != nil {
 					break
@@ -139,13 +140,6 @@ func newImport(g *globals) *cobra.Command {
 // defaultDriver is lanyard's name in Docker.
 const defaultDriver = "lanyard"
 
-func countOf(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
-}
-
 // look says of the networks with these names, or of all, how they move. Those that were begun
 // are among them, whatever their driver is by now.
 func look(ctx context.Context, p *planner, v *mover, names []string) ([]moveState, error) {
@@ -161,7 +155,7 @@ func look(ctx context.Context, p *planner, v *mover, names []string) ([]moveStat
 		return len(names) == 0 || slices.ContainsFunc(names, func(n string) bool { return n == name || len(n) >= 12 && strings.HasPrefix(id, n) })
 	}
 	states := []moveState{}
-	for _, name := range sortedNames(begun) {
+	for _, name := range slices.Sorted(maps.Keys(begun)) {
 		m := begun[name]
 		if !wanted(name, m.From.ID) {
 			continue
@@ -215,14 +209,6 @@ func look(ctx context.Context, p *planner, v *mover, names []string) ([]moveStat
 	return states, nil
 }
 
-func sortedNames(of map[string]*move) (names []string) {
-	for name := range of {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
-}
-
 // printMoves prints what is to be done, as a script.
 func printMoves(cmd *cobra.Command, states []moveState, asJSON, back bool) error {
 	out := cmd.OutOrStdout()
@@ -244,7 +230,7 @@ func printMoves(cmd *cobra.Command, states []moveState, asJSON, back bool) error
 		case s.Begun:
 			fmt.Fprintf(out, "# network %s: %s to %s, begun and cut off; this is left:\n", s.Network, s.From, s.To)
 		default:
-			fmt.Fprintf(out, "# network %s: %s to %s, %s\n", s.Network, s.From, s.To, countOf(len(s.Containers), "container"))
+			fmt.Fprintf(out, "# network %s: %s to %s, %s\n", s.Network, s.From, s.To, counted(len(s.Containers), "container"))
 		}
 		for _, note := range s.Notes {
 			fmt.Fprintf(out, "# note: %s\n", note)

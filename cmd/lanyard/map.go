@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/lanyard-net/lanyard/internal/lan"
 	"github.com/lanyard-net/lanyard/internal/topology"
@@ -104,11 +103,9 @@ func writeMap(w io.Writer, m *topology.Map, format string) error {
 		return err
 	}
 	style := topology.TextStyle{UTF8: utf8Locale()}
-	if f, ok := w.(*os.File); ok {
-		if size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ); err == nil {
-			style.Width = int(size.Col)
-			style.Color = os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
-		}
+	if width, ok := terminalWidth(w); ok {
+		style.Width = width
+		style.Color = os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
 	}
 	return m.Text(w, style)
 }

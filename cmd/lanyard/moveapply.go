@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
@@ -278,7 +279,7 @@ func createCommand(n *plan.Request) string {
 		args = append(args, "--ipam-driver", word(n.IPAM.Driver))
 	}
 	pairs := func(flag string, of map[string]string) {
-		for _, key := range sortedKeys(of) {
+		for _, key := range slices.Sorted(maps.Keys(of)) {
 			args = append(args, flag, word(key+"="+of[key]))
 		}
 	}
@@ -330,20 +331,11 @@ func connectCommand(network string, c member) string {
 	for _, l := range c.On.Links {
 		args = append(args, "--link", word(l))
 	}
-	for _, key := range sortedKeys(c.On.DriverOpts) {
+	for _, key := range slices.Sorted(maps.Keys(c.On.DriverOpts)) {
 		args = append(args, "--driver-opt", word(key+"="+c.On.DriverOpts[key]))
 	}
 	if c.On.GwPriority != 0 {
 		args = append(args, fmt.Sprintf("--gw-priority %d", c.On.GwPriority))
 	}
 	return strings.Join(append(args, word(network), word(c.Name)), " ")
-}
-
-func sortedKeys(of map[string]string) []string {
-	keys := make([]string, 0, len(of))
-	for key := range of {
-		keys = append(keys, key)
-	}
-	slices.Sort(keys)
-	return keys
 }

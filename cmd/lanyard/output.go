@@ -10,6 +10,8 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lanyard-net/lanyard/internal/control"
 	"github.com/lanyard-net/lanyard/internal/lan"
 )
@@ -81,6 +83,27 @@ func duration(d time.Duration) string {
 		}
 	}
 	return s
+}
+
+// counted is a number of things: "1 network", "3 networks".
+func counted(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+// terminalWidth is how many characters a line of a terminal has; false where w is none.
+func terminalWidth(w io.Writer) (columns int, ok bool) {
+	f, ok := w.(*os.File)
+	if !ok {
+		return 0, false
+	}
+	size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
+	if err != nil {
+		return 0, false
+	}
+	return int(size.Col), true
 }
 
 // utf8Locale reports whether the terminal shows UTF-8, as far as the environment says.

@@ -151,7 +151,7 @@ type Config struct {
 	PluginSocket, StateDir string
 	// Target is what was asked for: a parent, a network, a container; "" for all.
 	Target string
-	// Listen is how long the wire is listened to; 0 is 3 s.
+	// Listen is how long the wire is listened to; 0 is 3.5 s.
 	Listen time.Duration
 	// Progress is told what is being done, before it takes long. Optional.
 	Progress func(string)

@@ -10,8 +10,6 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/mdlayher/ndp"
@@ -54,7 +52,6 @@ type router struct {
 	prefixes []netip.Prefix
 	slaac    bool // a prefix is for addresses of one's own (A flag)
 	managed  bool // M flag: addresses come by DHCPv6
-	mtu      int
 }
 
 // question is what a wire is asked.
@@ -75,23 +72,6 @@ const (
 
 // allNodes is where routers advertise themselves, and who is asked for an IPv6 address says so (RFC 2464 section 7).
 var allNodes = net.HardwareAddr{0x33, 0x33, 0, 0, 0, 1}
-
-// tagsText is how a stack of tags is told: "100", "200.100", "" for none.
-func tagsText(ids []uint16) string {
-	var parts []string
-	for _, id := range ids {
-		parts = append(parts, strconv.Itoa(int(id)))
-	}
-	return strings.Join(parts, ".")
-}
-
-func (w *wire) tagText() string {
-	var ids []uint16
-	for _, t := range w.tags {
-		ids = append(ids, t.ID)
-	}
-	return tagsText(ids)
-}
 
 // listen asks wires of one base their questions, and hears what comes for a time. It blocks for that time; the errors
 // are the kernel's.
@@ -158,9 +138,9 @@ func hardwareOf(at packet.Link) (net.HardwareAddr, error) {
 
 // untag takes the tags off a frame that the kernel has left, and says all that it had.
 func untag(b []byte, outer uint16) (string, []byte) {
-	var ids []uint16
+	var tags []lan.Tag
 	if outer != 0 {
-		ids = append(ids, outer)
+		tags = append(tags, lan.Tag{ID: outer})
 	}
 	for len(b) >= ethLen+tagLen {
 		proto := binary.BigEndian.Uint16(b[12:])
@@ -168,11 +148,11 @@ func untag(b []byte, outer uint16) (string, []byte) {
 			break
 		}
 		if id := binary.BigEndian.Uint16(b[14:]) & 0xfff; id != 0 {
-			ids = append(ids, id)
+			tags = append(tags, lan.Tag{ID: id})
 		}
 		b = slices.Concat(b[:12], b[16:])
 	}
-	return tagsText(ids), b
+	return lan.TagIDs(tags), b
 }
 
 // tagged puts a wire's tags into a frame.
@@ -257,7 +237,7 @@ func addrTexts(addrs []netip.Addr) string {
 // hear takes in a frame that came with tags.
 func (q *question) hear(tags string, frame []byte, xid [4]byte) {
 	h := q.heard
-	mine := tags == q.w.tagText()
+	mine := tags == lan.TagIDs(q.w.tags)
 	if s, ok := acd.Said(frame); ok && (slices.Contains(q.gateways, s.Addr) || slices.Contains(q.addrs, s.Addr)) {
 		to := h.toOwn
 		if dst := net.HardwareAddr(frame[:6]); slices.Equal(dst, h.fresh) {
@@ -339,15 +319,14 @@ func advertised(b []byte) (r router, ok bool) {
 		return r, false // RFC 4861 section 6.1.2
 	}
 	for _, o := range ra.Options {
-		switch o := o.(type) {
-		case *ndp.PrefixInformation:
-			if len(r.prefixes) < 16 {
-				r.prefixes = append(r.prefixes, netip.PrefixFrom(o.Prefix, int(o.PrefixLength)).Masked())
-			}
-			r.slaac = r.slaac || o.AutonomousAddressConfiguration
-		case *ndp.MTU:
-			r.mtu = int(o.MTU)
+		p, ok := o.(*ndp.PrefixInformation)
+		if !ok {
+			continue
 		}
+		if len(r.prefixes) < 16 {
+			r.prefixes = append(r.prefixes, netip.PrefixFrom(p.Prefix, int(p.PrefixLength)).Masked())
+		}
+		r.slaac = r.slaac || p.AutonomousAddressConfiguration
 	}
 	return r, true
 }

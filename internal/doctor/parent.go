@@ -85,8 +85,8 @@ func (s *sight) checkMember(w *wire) (list []Finding) {
 		// A bridge takes what is not tagged: VLANs are told apart before.
 		if takes && !(l.MasterKind != "bond" && l.MasterKind != "team" && (i > 0 || !w.made && len(w.tags) > 0)) {
 			use := l.Master
-			for _, t := range w.tags[:min(i, len(w.tags))] {
-				use += "." + strconv.Itoa(int(t.ID))
+			if ids := lan.TagIDs(w.tags[:min(i, len(w.tags))]); ids != "" {
+				use += "." + ids
 			}
 			list = append(list, found("member", w.text, Failure, "%s is a member of %s, which is %s", l.Name, l.Master, kindText(l.MasterKind)).
 				try("-o parent=%s", use))

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/lanyard-net/lanyard/internal/lan"
@@ -88,10 +87,7 @@ func (w *wire) base() link.Layer { return w.layers[len(w.layers)-1] }
 func (w *wire) parentName() string {
 	name := w.layers[0].Name
 	if !w.made {
-		name = w.base().Name
-		for _, t := range w.tags {
-			name += "." + strconv.Itoa(int(t.ID))
-		}
+		name = w.base().Name + "." + lan.TagIDs(w.tags)
 	}
 	return name
 }

@@ -98,7 +98,7 @@ func (s *sight) checkWire(w *wire) (list []Finding) {
 }
 
 // silent reports whether nothing of a wire was heard.
-func (w *wire) silent() bool { return w.heard.frames[w.tagText()] == 0 }
+func (w *wire) silent() bool { return w.heard.frames[lan.TagIDs(w.tags)] == 0 }
 
 // tagsHeard says what came, by tag.
 func (w *wire) tagsHeard() string {
@@ -119,7 +119,7 @@ func (w *wire) tagsHeard() string {
 
 // checkHeard judges whether the wire is there.
 func (s *sight) checkHeard(w *wire) []Finding {
-	base, tag, ever := w.base().Name, w.tagText(), uint64(0)
+	base, tag, ever := w.base().Name, lan.TagIDs(w.tags), uint64(0)
 	if w.made {
 		ever = w.layers[0].Received
 	}

@@ -84,6 +84,15 @@ func (t Tag) String() string {
 	return fmt.Sprintf("%d (%s)", t.ID, t.Proto)
 }
 
+// TagIDs are the IDs of a stack of tags, the outer one first: "100", "200.100"; "" for none.
+func TagIDs(tags []Tag) string {
+	ids := make([]string, len(tags))
+	for i, t := range tags {
+		ids[i] = strconv.Itoa(int(t.ID))
+	}
+	return strings.Join(ids, ".")
+}
+
 // ProtoAt is the protocol of tag i of n tags that are to be made, the outer
 // one being 0.
 func (p ParentSpec) ProtoAt(i, n int) VLANProto {

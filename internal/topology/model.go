@@ -10,7 +10,6 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -366,11 +365,7 @@ func (v *VLAN) title() string {
 	if len(v.Tags) == 0 {
 		return "untagged"
 	}
-	words := make([]string, len(v.Tags))
-	for i, t := range v.Tags {
-		words[i] = strconv.Itoa(int(t.ID))
-	}
-	return "VLAN " + strings.Join(words, ".")
+	return "VLAN " + lan.TagIDs(v.Tags)
 }
 
 // title is what a host is called, "" where it has no name.
