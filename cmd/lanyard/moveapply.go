@@ -232,11 +232,31 @@ func (v *mover) note(m *move) error {
 	if err := os.MkdirAll(v.dir, 0o700); err != nil {
 		return fmt.Errorf("%w; it is where a move is noted that may be cut off; try: the same with sudo", err)
 	}
-	next := v.file(m.From.Name) + ".new"
-	if err := os.WriteFile(next, append(b, '\n'), 0o600); err != nil {
+	if err := writeDurably(v.file(m.From.Name), append(b, '\n')); err != nil {
 		return fmt.Errorf("%w; it is where a move is noted that may be cut off; try: the same with sudo", err)
 	}
-	return os.Rename(next, v.file(m.From.Name))
+	return nil
+}
+
+// writeDurably replaces a file, which only its owner may read: after it, and a loss of power, it is there as a whole.
+func writeDurably(path string, b []byte) error {
+	next := path + ".new"
+	f, err := os.OpenFile(next, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(next, path); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }
 
 func (v *mover) done(m *move) error { return os.Remove(v.file(m.From.Name)) }
